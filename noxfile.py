@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a change must pass: ``nox`` runs lint, typing and tests; ``nox -l`` lists the rest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sysconfig
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.sessions = ["lint", "typing", "tests"]
+nox.options.default_venv_backend = "virtualenv"
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+C_SOURCES = ["native", "tests/native", "tests/fuzz"]
+
+
+def group(name: str) -> list[str]:
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The test suite, on the installed package."""
+    session.install("-v" if session.posargs == ["-v"] else "-q", ".", *group("test"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style of Python, Cython and spelling."""
+    session.install("-q", *group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("cython-lint", *map(str, sorted((ROOT / "src/fpgahal").glob("*.p[yx][xd]"))))
+    session.run("codespell", "src", "native", "tests", "benchmarks", "docs", "README.md", "ARCHITECTURE.md")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """mypy --strict on the package, and a user's program against its types."""
+    session.install("-q", ".", *group("typing"))
+    session.run("mypy")
+    session.run("mypy", "--strict", "tests/typing")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Overheads as ratios to C, ctypes and cffi in the same run."""
+    session.install("-q", ".", *group("bench"))
+    session.run("python", "benchmarks/report.py", *session.posargs)
+
+
+@nox.session
+def sanitize(session: nox.Session) -> None:
+    """The native part under ASan+UBSan and valgrind, and 60 s of fuzzing each parser.
+
+    ``nox -s sanitize -- 5`` fuzzes for 5 s instead.
+    """
+    seconds = session.posargs[0] if session.posargs else "60"
+    session.install("-q", ".", "cmake", "ninja", *group("test"))
+    for tool in ("gcc", "valgrind"):
+        if not shutil.which(tool):
+            session.error(f"{tool} is missing: scripts/install-debian installs it")
+    with tempfile.TemporaryDirectory() as folder:
+        build = Path(folder)
+        emulators = build / "asan"
+        session.run("cmake", "-G", "Ninja", "-S", ".", "-B", str(emulators), "-DFPGAHAL_SANITIZE=ON",
+                    "-DSKBUILD_PROJECT_NAME=fpgahal", "-DSKBUILD_PROJECT_VERSION=0", silent=True)
+        session.run("cmake", "--build", str(emulators), silent=True)
+        strict = {"ASAN_OPTIONS": "detect_leaks=1:halt_on_error=1", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
+        # 1. the C tests of both emulated libraries, instrumented, then (uninstrumented) under valgrind
+        plain = Path(session.run("python", "-c", "from fpgahal import _library; print(_library.emulator('opae'))",
+                                 silent=True).strip()).parent
+        for driver in ("opae", "xrt"):
+            source, program = f"tests/native/test_{driver}.c", build / f"test_{driver}"
+            flags = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Inative/include", "-Inative/emu", "-pthread", source,
+                     "-ldl", "-lm"]
+            session.run("gcc", "-fsanitize=address,undefined", *flags, "-o", f"{program}-asan", external=True)
+            session.run(f"{program}-asan", str(emulators / f"libfpgahal-emu-{driver}.so"), env=strict, external=True)
+            session.run("gcc", *flags, "-o", str(program), external=True)
+            session.run("valgrind", "-q", "--error-exitcode=99", "--leak-check=full", "--errors-for-leak-kinds=definite",
+                        "--child-silent-after-fork=yes", str(program), str(plain / f"libfpgahal-emu-{driver}.so"),
+                        env={"FPGAHAL_TEST_QUICK": "1"}, external=True)
+        # 2. the conformance suite of the bindings over the instrumented libraries
+        asan = session.run("gcc", "-print-file-name=libasan.so", silent=True, external=True).strip()
+        session.run("pytest", "-q", "-p", "no:cacheprovider", "tests/conformance", "tests/faults",
+                    env={"LD_PRELOAD": asan, "FPGAHAL_EMU_LIBDIR": str(emulators), "PYTHONMALLOC": "malloc",
+                         "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1:handle_segv=0", **{
+                             "UBSAN_OPTIONS": strict["UBSAN_OPTIONS"]}})
+        # 3. fuzzing: the Python parsers, and the C parser of the emulated board
+        session.run("python", "tests/fuzz/fuzz_bitstream.py", "--seconds", seconds)
+        if shutil.which("clang"):
+            fuzzer = build / "fuzz_xclbin"
+            sources = sorted(str(path) for path in (ROOT / "native/emu").glob("x[cm]l*.c"))
+            session.run("clang", "-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-D_GNU_SOURCE", "-Inative/include",
+                        "-Inative/emu", "tests/fuzz/fuzz_xclbin.c", *sources, "-o", str(fuzzer), external=True)
+            session.run(str(fuzzer), f"-max_total_time={seconds}", "-max_len=20000", "-print_final_stats=0",
+                        "-verbosity=0", external=True)
+        else:
+            session.warn("clang is missing (scripts/install-debian): the C parser was not fuzzed")
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build a wheel for another Python minor version, and use it in an empty environment.
+
+    The interpreter is $FPGAHAL_OTHER_PYTHON, or the newest other one on the path.
+    """
+    session.install("-q", "build")
+    own = sysconfig.get_python_version()
+    candidates = [f"python3.{minor}" for minor in (14, 13, 12, 11) if f"3.{minor}" != own]
+    other = os.environ.get("FPGAHAL_OTHER_PYTHON") or next(
+        (name for name in candidates if _works(session, name)), None)
+    if other is None:
+        session.error("no other Python >= 3.11 was found; name one in FPGAHAL_OTHER_PYTHON")
+    with tempfile.TemporaryDirectory() as folder:
+        session.run(other, "-m", "venv", f"{folder}/build", external=True)
+        session.run(f"{folder}/build/bin/python", "-m", "pip", "-q", "wheel", "--no-deps", "-w", f"{folder}/dist", ".",
+                    external=True)
+        wheel = next(Path(folder, "dist").glob("fpgahal-*.whl"))
+        session.run("python", "tests/check_wheel.py", str(wheel))
+        session.run(other, "-m", "venv", f"{folder}/empty", external=True)
+        session.run(f"{folder}/empty/bin/python", "-m", "pip", "-q", "install", str(wheel), external=True)
+        with session.chdir(folder):  # away from the sources
+            session.run(f"{folder}/empty/bin/python", str(ROOT / "tests/smoke.py"), external=True)
+        (ROOT / "dist").mkdir(exist_ok=True)
+        shutil.copy(wheel, ROOT / "dist")
+        session.log(f"dist/{wheel.name} passed its smoke test on {other}")
+
+
+def _works(session: nox.Session, name: str) -> bool:
+    if not shutil.which(name):
+        return False
+    return session.run(name, "-c", "import ensurepip, sys; print(sys.version_info[:2])", external=True, silent=True,
+                       success_codes=[0, 1, 2, 126, 127]).startswith("(3,")
