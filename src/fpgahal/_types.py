@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plain values that the API hands out: frozen, comparable, printable, no device behind them."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from dataclasses import dataclass, field
+
+
+class HealthStatus(enum.Enum):
+    """What the operating system says of a device, without opening it."""
+
+    OK = "ok"
+    DEGRADED = "degraded"  #: usable, but something is wrong: read the reason
+    FAILED = "failed"  #: not usable as it is
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """State of a device and why.
+
+    Attributes
+    ----------
+    status : HealthStatus
+    reason : str
+        What is wrong and where it was read; empty when the status is OK.
+    """
+
+    status: HealthStatus = HealthStatus.OK
+    reason: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.status is HealthStatus.OK
+
+    def __str__(self) -> str:
+        return f"{self.status.value}: {self.reason}" if self.reason else self.status.value
+
+
+@dataclass(frozen=True, slots=True)
+class BankInfo:
+    """One memory bank of a board.
+
+    Attributes
+    ----------
+    index : int
+        Position in the image's MEM_TOPOLOGY (XRT), or 0 for pinned host memory (OPAE).
+    name : str
+        The bank's tag: ``"DDR[0]"``, ``"HBM[3]"``, ``"host"``.
+    kind : str
+        ``"ddr4"``, ``"hbm"``, ``"host"``, ...
+    base, size : int
+        Bytes, in the device's address space.
+    used : bool
+        Whether the loaded image has a connection to it.
+    """
+
+    index: int
+    name: str
+    kind: str
+    base: int
+    size: int
+    used: bool = True
+
+
+class ArgKind(enum.Enum):
+    """What a kernel argument is."""
+
+    SCALAR = "scalar"
+    BUFFER = "buffer"
+    STREAM = "stream"  #: connected in the fabric; the host passes None
+
+
+@dataclass(frozen=True, slots=True)
+class ArgInfo:
+    """One argument of a kernel.
+
+    Attributes
+    ----------
+    index : int
+        Position in the call.
+    name : str
+    kind : ArgKind
+    type : str
+        The C type that the image names: ``"uint"``, ``"float"``, ``"float*"``, ``"ulong"``, ...
+    size : int
+        Bytes that it takes in the register file.
+    offset : int
+        Byte offset in the register file (XRT), or -1.
+    banks : tuple of int
+        Memory banks (BankInfo.index) that a buffer argument is connected to; empty for scalars and where
+        every buffer will do.
+    """
+
+    index: int
+    name: str
+    kind: ArgKind
+    type: str = ""
+    size: int = 8
+    offset: int = -1
+    banks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KernelInfo:
+    """One kernel of an image: its arguments and its compute units.
+
+    Attributes
+    ----------
+    name : str
+    args : tuple of ArgInfo
+    compute_units : tuple of str
+        Instance names, ``("vadd_1",)``.
+    register_bytes : int
+        Size of a compute unit's register space, bytes; 0 if unknown.
+    """
+
+    name: str
+    args: tuple[ArgInfo, ...] = ()
+    compute_units: tuple[str, ...] = ()
+    register_bytes: int = 0
+
+
+class RunState(enum.Enum):
+    """Where a run stands."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    ERROR = "error"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """One programmable slot of a board, as sysfs describes it.
+
+    Attributes
+    ----------
+    bdf : str
+        PCI address of the function that an application opens, ``"0000:3b:00.0"``.
+    slot : int
+        Port number within that function; 0 where there is one.
+    driver : str
+        ``"opae"`` or ``"xrt"``: which binding opens it.
+    name : str
+        The board's name for people; says EMULATED on an emulated board.
+    vendor_id, device_id, subvendor_id, subdevice_id : int
+        PCI ids; 0 where they could not be read.
+    afu_id : uuid.UUID or None
+        What is loaded: the AFU id (OPAE) or the xclbin's UUID (XRT); None if nothing, or unreadable.
+    interface_id : uuid.UUID or None
+        What an image must have been built for: PR interface id (OPAE), interface UUID (XRT, two-stage
+        shells); None where the board has none.
+    platform : str
+        The shell's name: VBNV (XRT), or the board's short name (OPAE).
+    timestamp : int
+        Feature ROM time stamp of the shell (XRT, one-stage shells); 0 if it has none.
+    kernel_driver : str
+        The Linux driver's layout: ``"dfl"``, ``"intel-fpga"``, ``"xocl"``.
+    numa_node : int
+        -1 if the machine does not say.
+    health : Health
+    emulated : bool
+    device_nodes : tuple of str
+        The device files that a container needs for it, application node first.
+    management_bdf : str
+        The PCI function that programs it, if it is another one; else empty.
+    serial : str
+        The board's serial number; empty if unknown.
+    root : str
+        The folder that stands for ``/``: ``"/"``, or an emulated rack's folder.
+    """
+
+    bdf: str
+    slot: int = 0
+    driver: str = ""
+    name: str = ""
+    vendor_id: int = 0
+    device_id: int = 0
+    subvendor_id: int = 0
+    subdevice_id: int = 0
+    afu_id: uuid.UUID | None = None
+    interface_id: uuid.UUID | None = None
+    platform: str = ""
+    timestamp: int = 0
+    kernel_driver: str = ""
+    numa_node: int = -1
+    health: Health = field(default_factory=Health)
+    emulated: bool = False
+    device_nodes: tuple[str, ...] = ()
+    management_bdf: str = ""
+    serial: str = ""
+    root: str = field(default="/", repr=False)
+
+    @property
+    def address(self) -> str:
+        """``bdf/slot``: the shortest text that names this slot."""
+        return f"{self.bdf}/{self.slot}"
+
+    def __str__(self) -> str:
+        loaded = f"afu {self.afu_id}" if self.afu_id else "empty"
+        health = "" if self.health.ok else f"  [{self.health}]"
+        return f"{self.address}  {self.driver}  {self.name}  {loaded}{health}"
+
+
+__all__ = [
+    "ArgInfo", "ArgKind", "BankInfo", "DeviceInfo", "Health", "HealthStatus", "KernelInfo", "RunState",
+]
