@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""fpgahal: one Device API for FPGA cards, over OPAE and XRT, on real and emulated boards.
+
+>>> import fpgahal
+>>> with fpgahal.emu.rack("pac-a10"):
+...     with fpgahal.open() as dev:
+...         dev.csr.read64(0x8) != 0
+True
+"""
+
+from fpgahal import _errors, emu
+from fpgahal._bitstream import Bitstream
+from fpgahal._buffer import Buffer
+from fpgahal._contract import RegisterContract, Word, Write
+from fpgahal._csr import Csr, KernelCsr
+from fpgahal._device import Device
+from fpgahal._errors import *  # noqa: F403 - the whole tree is public, and _errors.__all__ is that tree
+from fpgahal._find import devices, find, open
+from fpgahal._kernel import Kernel, Run
+from fpgahal._types import (
+    ArgInfo,
+    ArgKind,
+    BankInfo,
+    DeviceInfo,
+    Health,
+    HealthStatus,
+    KernelInfo,
+    RunState,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArgInfo",
+    "ArgKind",
+    "BankInfo",
+    "Bitstream",
+    "Buffer",
+    "Csr",
+    "Device",
+    "DeviceInfo",
+    "Health",
+    "HealthStatus",
+    "Kernel",
+    "KernelCsr",
+    "KernelInfo",
+    "RegisterContract",
+    "Run",
+    "RunState",
+    "Word",
+    "Write",
+    "devices",
+    "emu",
+    "find",
+    "open",
+    *_errors.__all__,
+]

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find devices and open one."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+from fpgahal import _sysfs
+from fpgahal._device import Device
+from fpgahal._errors import AmbiguousDeviceError, DeviceBusyError, DeviceNotFoundError
+from fpgahal._types import DeviceInfo
+
+
+def devices(root: str = "/") -> list[DeviceInfo]:
+    """List the programmable slots of this machine, in the order of their PCI addresses.
+
+    Reads sysfs only: opens no device, needs no vendor library.  A broken device is listed with the reason in
+    ``health``.  While an emulated rack is active (``with fpgahal.emu.rack(...)``, FPGAHAL_EMULATE,
+    FPGAHAL_EMU_RACK), that rack's boards are listed and no others.
+
+    Parameters
+    ----------
+    root : str
+        Folder that stands for ``/``.
+    """
+    if root == "/":
+        from fpgahal import emu
+
+        root = emu.active() or root
+    return _sysfs.scan(root)
+
+
+def open(  # noqa: A001 - fpgahal.open, as in os.open
+    selector: DeviceInfo | str | None = None,
+    *,
+    bdf: str | None = None,
+    slot: int | None = None,
+    afu_id: uuid.UUID | str | None = None,
+    driver: str | None = None,
+    name: str | None = None,
+    platform: str | None = None,
+    shared: bool = False,
+    timeout: float = 0.0,
+) -> Device:
+    """Open the one device that matches.
+
+    Parameters
+    ----------
+    selector : DeviceInfo or str, optional
+        A DeviceInfo, or an address: ``"0000:3b:00.0"``, ``"3b:00.0"``, ``"0000:3b:00.0/1"``.
+    bdf, slot, afu_id, driver, name, platform : optional
+        What it must be; `name` and `platform` match any part, ignoring case.
+    shared : bool
+        Let others have it open too.  By default the device is this process's alone, on every driver (on XRT, which
+        shares all devices, among users of fpgahal).
+    timeout : float
+        Seconds to wait while somebody else has it open; 0 by default.
+
+    Raises
+    ------
+    DeviceNotFoundError, AmbiguousDeviceError
+        None, or several match; the message lists the candidates (both are LookupErrors).
+    DeviceBusyError, AccessError, LibraryNotFoundError, LibraryError
+        It is there, but can't be opened.
+    """
+    if isinstance(selector, DeviceInfo):
+        info = selector
+    else:
+        info = find(selector, bdf=bdf, slot=slot, afu_id=afu_id, driver=driver, name=name, platform=platform)
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            return Device(info, shared=shared)
+        except DeviceBusyError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.02)
+
+
+def find(selector: str | None = None, **wanted: Any) -> DeviceInfo:
+    """The one device that matches; parameters and errors as for :func:`open`."""
+    known = devices()
+    if selector is not None:
+        wanted["bdf"], wanted["slot"] = _address(selector)
+    matches = [info for info in known if all(_matches(info, key, value) for key, value in wanted.items())]
+    if len(matches) == 1:
+        return matches[0]
+    asked = ", ".join(f"{key}={value}" for key, value in wanted.items() if value is not None)
+    if matches:
+        raise AmbiguousDeviceError(
+            f"{len(matches)} devices match{f' {asked}' if asked else ''}:{_listing(matches)}",
+            hint=f'Name one: fpgahal.open("{matches[0].address}").',
+        )
+    if known:
+        raise DeviceNotFoundError(
+            f"No device matches {asked}.  There are:{_listing(known)}", hint="`fpgahal list` shows them."
+        )
+    raise DeviceNotFoundError(
+        "No FPGA device was found in /sys (drivers looked for: dfl, intel-fpga, xocl).",
+        hint="`fpgahal doctor` says what is missing; FPGAHAL_EMULATE=pac-a10,u250 gives you emulated boards.",
+    )
+
+
+def _listing(infos: list[DeviceInfo]) -> str:
+    return "".join(f"\n    {info}" for info in infos)
+
+
+def _address(text: str) -> tuple[str, int | None]:
+    bdf, _, slot = text.partition("/")
+    if slot and not slot.isdigit():
+        raise DeviceNotFoundError(
+            f"{text!r} is not a device's address.", hint="Right are 0000:3b:00.0, 3b:00.0 or 0000:3b:00.0/1."
+        )
+    return bdf, int(slot) if slot else None
+
+
+def _matches(info: DeviceInfo, key: str, value: Any) -> bool:
+    if value is None:
+        return True
+    actual = getattr(info, key)
+    if key == "bdf":
+        return str(actual) == _full_bdf(str(value))
+    if key == "afu_id":
+        return actual is not None and str(actual) == str(uuid.UUID(str(value)))
+    if key in ("name", "platform"):
+        return str(value).lower() in str(actual).lower()
+    return bool(actual == value)
+
+
+def _full_bdf(text: str) -> str:
+    text = text.lower()
+    return text if text.count(":") == 2 else f"0000:{text}"
+
+
+__all__ = ["devices", "find", "open"]

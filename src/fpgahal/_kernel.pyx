@@ -1,0 +1,659 @@
+# SPDX-License-Identifier: Apache-2.0
+# cython: language_level=3, freethreading_compatible=True
+"""Kernel and Run: call an accelerator, watch one invocation of it."""
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
+from cpython.long cimport PyLong_CheckExact
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.stdint cimport INT64_MAX, INT64_MIN, UINT64_MAX, int64_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+
+from fpgahal._buffer cimport Buffer
+from fpgahal._session cimport (
+    ARG_BUFFER, ARG_F32, ARG_F64, ARG_NONE, ARG_U32, ARG_U64, RUN_ABORTED, RUN_COMPLETED, RUN_ERROR, RUN_RUNNING,
+    KernelSession, Session, arg,
+)
+from fpgahal._wait cimport seconds_now
+
+import asyncio
+import operator
+import re
+
+from fpgahal._csr import KernelCsr
+from fpgahal._errors import (
+    ArgumentError, ArgumentRangeError, ClosedError, DeviceBusyError, RunError, RunTimeoutError, UnsupportedError,
+)
+from fpgahal._types import ArgKind, RunState
+
+cdef double SLICE = 0.05   # seconds between two looks for Ctrl-C
+cdef int IN_FLIGHT = 16    # runs that map() keeps going where the driver sets no limit
+cdef int CHUNK = 1024      # batches that map() converts at a time
+
+cdef tuple STATES = (RunState.RUNNING, RunState.COMPLETED, RunState.ERROR, RunState.ABORTED)
+
+
+cdef struct spec:            # what one argument takes
+    int kind                 # arg_kind
+    bint wants_signed        # range of an integer: [low, high]
+    int64_t low
+    uint64_t high
+    int banks                # how many are allowed; 0: any
+    int bank[64]
+
+
+cdef class Kernel:
+    """A function of the loaded image.  ``kernel(*args)`` runs it and waits; ``kernel.start(*args)`` does not wait.
+
+    Made by :meth:`Device.kernel`.
+
+    Attributes
+    ----------
+    info : KernelInfo
+        Name, arguments, compute units.
+    name : str
+    closed : bool
+    """
+    cdef object __weakref__
+    cdef KernelSession session
+    cdef readonly object info
+    cdef readonly bint closed
+    cdef int n
+    cdef spec *specs
+    cdef void **idle             # runs that may be started again
+    cdef int idles, room
+    cdef Py_ssize_t in_flight
+    cdef void *first             # Runs in flight, linked (borrowed references: a Run unlinks itself)
+    cdef list orphans            # runs whose Run object is gone, but which are not finished
+
+    def __cinit__(self, KernelSession session not None):
+        cdef int i
+        self.session, self.info = session, session.info
+        self.orphans = []
+        self.n = len(self.info.args)
+        self.specs = <spec *>calloc(max(self.n, 1), sizeof(spec))
+        if self.specs == NULL:
+            raise MemoryError()
+        for i, argument in enumerate(self.info.args):
+            describe(argument, &self.specs[i])
+
+    @property
+    def name(self):
+        return self.info.name
+
+    @property
+    def csr(self):
+        """Registers of its compute unit (KernelCsr); the kernel must be opened with ``exclusive=True`` (XRT)."""
+        if not self.session.csr_bytes:
+            raise UnsupportedError(f"Kernel {self.name} was opened shared: its registers belong to the scheduler.",
+                                   hint="dev.kernel(name, exclusive=True) gives them to you (XRT); "
+                                        "on OPAE boards use dev.csr.")
+        return KernelCsr(self.session)
+
+    @property
+    def _running(self):
+        self.sweep()
+        return self.in_flight
+
+    def __repr__(self):
+        args = ", ".join(f"{a.type or a.kind.value} {a.name}" for a in self.info.args)
+        return f"<fpgahal.Kernel {self.name}({args}) on {self.session.session.info.address}>"
+
+    # --- one run ------------------------------------------------------------------------------------------------
+    def start(self, *args):
+        """Start one run; returns at once.
+
+        Parameters
+        ----------
+        *args
+            One value for each of ``info.args``, in order: a Buffer of this device for a buffer, an int (or what
+            has ``__index__``) or a float for a scalar, None for a stream.
+
+        Returns
+        -------
+        Run
+
+        Raises
+        ------
+        ArgumentError
+            Wrong number or type (also a TypeError).
+        ArgumentRangeError
+            A value that does not fit its type, or a buffer in a bank that the argument is not connected to (also
+            a ValueError).
+        DeviceBusyError
+            The accelerator runs one job at a time, and one is running.
+        """
+        cdef arg values[64]
+        cdef Run run
+        if self.closed:
+            self.refuse()
+        self.convert(args, values)
+        run = Run.__new__(Run)
+        run.kernel = self
+        run.handle = self.take()
+        try:
+            self.session.run_start(run.handle, values, self.n)
+        except BaseException:
+            self.give(run.handle)
+            run.handle = NULL
+            raise
+        run.args = args
+        self.hold(args)
+        run.link()
+        return run
+
+    def __call__(self, *args, timeout=None):
+        """Run it and wait for the end; the same as ``start(*args).wait(timeout)``, but returns the Run."""
+        cdef Run run = self.start(*args)
+        run.wait(timeout)
+        return run
+
+    # --- many runs ----------------------------------------------------------------------------------------------
+    def map(self, batches, *, timeout=None):
+        """Run it once for each tuple of arguments in `batches`, several at a time, without the GIL.
+
+        Parameters
+        ----------
+        batches : iterable of tuple
+            Arguments as for :meth:`start`.
+        timeout : float, optional
+            Seconds that one run may take.
+
+        Returns
+        -------
+        int
+            How many were run.
+
+        Raises
+        ------
+        RunError, RunTimeoutError
+            A run failed; the message says which.  Those started before it have ended, later ones were not started.
+        ArgumentError, ArgumentRangeError
+            As for :meth:`start`.  Nothing of that chunk (1,024 batches) was started.
+        """
+        cdef Py_ssize_t done = 0
+        cdef double limit = -1.0 if timeout is None else float(timeout)
+        cdef list chunk
+        if isinstance(batches, (list, tuple)) and len(batches) <= CHUNK:
+            self.batch(batches, 0, limit)
+            return len(batches)
+        chunk = []
+        for item in batches:
+            chunk.append(item)
+            if len(chunk) == CHUNK:
+                self.batch(chunk, done, limit)
+                done += CHUNK
+                chunk = []
+        self.batch(chunk, done, limit)
+        return done + len(chunk)
+
+    cdef int batch(self, items, Py_ssize_t first, double limit) except -1:
+        cdef Py_ssize_t count = len(items), i, started = 0, finished = 0
+        cdef int depth = self.session.max_in_flight or IN_FLIGHT, at
+        cdef arg *values
+        cdef void *runs[64]
+        cdef int opened = 0
+        cdef int state = RUN_COMPLETED
+        cdef double now
+        if self.closed:
+            self.refuse()
+        if count == 0:
+            return 0
+        depth = <int>min(depth, count, 64)
+        values = <arg *>malloc(count * max(self.n, 1) * sizeof(arg))
+        if values == NULL:
+            raise MemoryError()
+        items = [item if type(item) is tuple else tuple(item) for item in items] if not all_tuples(items) else items
+        try:
+            for i in range(count):
+                try:
+                    self.convert(items[i], values + i * self.n)
+                except (ArgumentError, ArgumentRangeError) as error:
+                    error.message = f"Batch {first + i}: {error.message}"
+                    raise
+            while opened < depth:
+                runs[opened] = self.take()
+                opened += 1
+            self.in_flight += 1
+            try:
+                for item in items:
+                    self.hold(item)
+                try:
+                    with nogil:
+                        while finished < count:
+                            while started < count and started - finished < depth:
+                                self.session.run_start(runs[started % depth], values + started * self.n, self.n)
+                                started += 1
+                            state = self.session.run_poll(runs[finished % depth])
+                            if state == RUN_RUNNING:
+                                now = seconds_now()
+                                while True:
+                                    state = self.session.run_wait(runs[finished % depth], SLICE)
+                                    if state != RUN_RUNNING or 0 <= limit < seconds_now() - now:
+                                        break
+                                    with gil:
+                                        PyErr_CheckSignals()
+                            if state != RUN_COMPLETED:
+                                break
+                            finished += 1
+                except BaseException:
+                    self.settle(runs, depth, finished, started, items)
+                    opened = 0
+                    raise
+                if state != RUN_COMPLETED:
+                    error = self.outcome(state, limit, f"batch {first + finished} of {self.name}")
+                    self.settle(runs, depth, finished, started, items)
+                    opened = 0
+                    raise error
+            finally:
+                self.in_flight -= 1
+                for item in items:
+                    self.unhold(item)
+        finally:
+            for at in range(opened):
+                self.give(runs[at])
+            free(values)
+        return 0
+
+    cdef int settle(self, void **runs, int depth, Py_ssize_t finished, Py_ssize_t started, items) except -1:
+        """After an error: give back what has ended, keep the rest (and its buffers) until it ends."""
+        cdef int at
+        cdef Py_ssize_t i
+        cdef Run run
+        busy = {}
+        for i in range(finished, started):
+            busy[i % depth] = items[i]
+        for at in range(depth):
+            if at in busy and not self.session.session.closed and self.session.run_wait(runs[at], 1.0) == RUN_RUNNING:
+                run = Run.__new__(Run)
+                run.kernel, run.handle, run.args = self, runs[at], busy[at]
+                self.hold(run.args)
+                run.link()
+                self.orphans.append(run)
+            else:
+                self.give(runs[at])
+        return 0
+
+    # --- arguments ----------------------------------------------------------------------------------------------
+    cdef int convert(self, tuple args, arg *out) except -1:
+        cdef Py_ssize_t count = PyTuple_GET_SIZE(args)
+        cdef int i, b
+        cdef spec *s
+        cdef Buffer buffer
+        cdef object value
+        if count != self.n:
+            names = ", ".join(f"{a.type or a.kind.value} {a.name}" for a in self.info.args)
+            raise ArgumentError(f"{self.name} takes {self.n} argument{'' if self.n == 1 else 's'} ({names}), "
+                                f"not {count}.")
+        for i in range(self.n):
+            s = &self.specs[i]
+            value = <object>PyTuple_GET_ITEM(args, i)
+            out[i].kind = s.kind
+            if s.kind == ARG_BUFFER:
+                if type(value) is not Buffer:
+                    self.wrong_type(i, value)
+                buffer = <Buffer>value
+                if buffer.closed:
+                    buffer.check()
+                if buffer.session is not self.session.session:
+                    raise ArgumentRangeError(
+                        f"{self.label(i)}: the buffer belongs to {buffer.session.info.address}, the kernel to "
+                        f"{self.session.session.info.address}.", hint="Allocate it with this kernel's device.")
+                if s.banks:
+                    for b in range(s.banks):
+                        if s.bank[b] == buffer.memory.bank:
+                            break
+                    else:
+                        allowed = ", ".join(str(bank) for bank in self.info.args[i].banks)
+                        raise ArgumentRangeError(
+                            f"{self.label(i)}: the buffer is in memory bank {buffer.memory.bank}; the argument is "
+                            f"connected to bank {allowed}.", hint=f"dev.allocate(..., bank={s.bank[0]})")
+                out[i].value.buffer = &buffer.memory
+            elif s.kind == ARG_F32 or s.kind == ARG_F64:
+                out[i].value.f = PyFloat_AS_DOUBLE(value) if PyFloat_CheckExact(value) else self.real(i, value)
+            elif s.kind == ARG_NONE:
+                if value is not None:
+                    self.wrong_type(i, value)
+                out[i].value.u = 0
+            else:
+                self.integer(i, s, value, &out[i].value.u)
+        return 0
+
+    cdef int integer(self, int i, const spec *s, value, uint64_t *out) except -1:
+        cdef int64_t small
+        if not PyLong_CheckExact(value):
+            if isinstance(value, (float, str, bytes)):
+                self.wrong_type(i, value)
+            try:
+                value = operator.index(value)
+            except TypeError:
+                self.wrong_type(i, value)
+        try:
+            if value < 0:
+                small = value
+                if small < s.low:
+                    raise OverflowError
+                out[0] = <uint64_t>small
+            else:
+                out[0] = value
+                if out[0] > s.high:
+                    raise OverflowError
+        except OverflowError:
+            raise ArgumentRangeError(f"{self.label(i)}: {value} does not fit (from {s.low} to {s.high}).") from None
+        if s.kind == ARG_U32:
+            out[0] &= 0xFFFFFFFF
+        return 0
+
+    cdef double real(self, int i, value) except? -1:
+        if isinstance(value, (str, bytes, Buffer)) or not hasattr(value, "__float__") and not hasattr(value, "__index__"):
+            self.wrong_type(i, value)
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            self.wrong_type(i, value)
+        except OverflowError:
+            raise ArgumentRangeError(f"{self.label(i)}: {value} does not fit a double.") from None
+
+    cdef label(self, int i):
+        argument = self.info.args[i]
+        return f"{self.name} argument {i} ({argument.type or argument.kind.value} {argument.name})"
+
+    cdef int wrong_type(self, int i, value) except -1:
+        wanted = {ArgKind.BUFFER: "a fpgahal.Buffer", ArgKind.STREAM: "None (a stream)"}.get(self.info.args[i].kind)
+        if wanted is None:
+            wanted = "a number" if self.specs[i].kind in (ARG_F32, ARG_F64) else "an integer"
+        hint = "dev.allocate(array.shape, array.dtype), then copy into np.asarray(buffer)." if (
+            self.specs[i].kind == ARG_BUFFER and hasattr(value, "__array__")) else ""
+        raise ArgumentError(f"{self.label(i)} takes {wanted}, not {type(value).__name__}.", hint=hint)
+
+    cdef int hold(self, tuple args) except -1:
+        cdef int i
+        for i in range(self.n):
+            if self.specs[i].kind == ARG_BUFFER:
+                (<Buffer>PyTuple_GET_ITEM(args, i)).runs += 1
+        return 0
+
+    cdef int unhold(self, tuple args) except -1:
+        cdef int i
+        for i in range(self.n):
+            if self.specs[i].kind == ARG_BUFFER:
+                (<Buffer>PyTuple_GET_ITEM(args, i)).runs -= 1
+        return 0
+
+    # --- runs that can be used again ----------------------------------------------------------------------------
+    cdef void *take(self) except NULL:
+        if self.orphans:
+            self.sweep()
+        if self.idles:
+            self.idles -= 1
+            return self.idle[self.idles]
+        return self.session.run_open()
+
+    cdef int give(self, void *handle) except -1:
+        cdef void **more
+        if self.closed:
+            self.session.run_close(handle)
+            return 0
+        if self.idles == self.room:
+            more = <void **>realloc(self.idle, (self.room + 16) * sizeof(void *))
+            if more == NULL:
+                self.session.run_close(handle)
+                return 0
+            self.idle, self.room = more, self.room + 16
+        self.idle[self.idles] = handle
+        self.idles += 1
+        return 0
+
+    cdef int sweep(self) except -1:
+        """Look at every run in flight, so that those that have ended give everything back."""
+        cdef void *at = self.first
+        cdef Run run
+        while at != NULL:
+            run = <Run>at
+            at = run.next
+            if run.look() != RUN_RUNNING and run in self.orphans:
+                self.orphans.remove(run)
+        return 0
+
+    cdef outcome(self, int state, double limit, what):
+        where = f"{what} on {self.session.session.info.address}"
+        if state == RUN_RUNNING:
+            return RunTimeoutError(f"{where} did not finish in {limit:g} s.  It is still pending.",
+                                   hint="Wait longer, or stop it with dev.reset().")
+        if state == RUN_ABORTED:
+            return RunError(f"{where} was aborted.", hint="Its output is not complete: run it again.")
+        return RunError(f"{where} ended in an error state.",
+                        hint="Check the sizes and addresses of its arguments; dev.reset() clears the accelerator.")
+
+    def close(self):
+        """Give the compute units back.  Closing twice is fine.
+
+        Raises
+        ------
+        DeviceBusyError
+            A run is in flight: the hardware may still write its buffers.
+        """
+        if self.closed:
+            return
+        self.sweep()
+        if self.in_flight and not self.session.session.closed:
+            raise DeviceBusyError(f"{self.name} on {self.session.session.info.address} has {self.in_flight} "
+                                  f"run{'s' if self.in_flight > 1 else ''} in flight.",
+                                  hint="Wait for them, or stop them with dev.reset().")
+        self.closed = True
+        while self.idles:
+            self.idles -= 1
+            self.session.run_close(self.idle[self.idles])
+        self.session.close()
+
+    def __enter__(self):
+        if self.closed:
+            self.refuse()
+        return self
+
+    def __exit__(self, type, value, traceback):
+        if type is None or not self.in_flight:
+            self.close()
+
+    def __dealloc__(self):
+        # Runs keep their kernel alive, so none is in flight here.
+        if self.session is not None and not self.closed:
+            while self.idles:
+                self.idles -= 1
+                self.session.run_close(self.idle[self.idles])
+            self.session.close()
+        free(self.idle)
+        free(self.specs)
+
+    cdef int refuse(self) except -1:
+        self.session.session.check()
+        raise ClosedError(f"Kernel {self.name} is closed.", hint="Open it again: dev.kernel(name).")
+
+
+@cython.freelist(64)
+@cython.no_gc_clear  # __dealloc__ needs its kernel
+cdef class Run:
+    """One invocation of a kernel.  Keeps its buffers alive until it has ended.
+
+    Awaitable: ``await run`` is ``run.wait()`` without blocking the event loop.
+    """
+    cdef object __weakref__
+    cdef readonly Kernel kernel
+    cdef void *handle
+    cdef tuple args
+    cdef int last
+    cdef void *prev
+    cdef void *next
+
+    def __init__(self):
+        raise TypeError("Runs are made by Kernel.start().")
+
+    def __repr__(self):
+        return f"<fpgahal.Run of {self.kernel.name} {self.state.value}>"
+
+    @property
+    def state(self):
+        """RunState: where it stands now."""
+        return STATES[self.look()]
+
+    @property
+    def done(self):
+        """bool: whether it has ended, well or not."""
+        return self.look() != RUN_RUNNING
+
+    def wait(self, timeout=None):
+        """Wait for the end.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds; None waits until Ctrl-C.
+
+        Returns
+        -------
+        RunState
+            COMPLETED.
+
+        Raises
+        ------
+        RunTimeoutError
+            It did not end in time; it is still pending.
+        RunError
+            It ended in an error state, or was aborted.
+        """
+        cdef int state = self.look()
+        if state == RUN_RUNNING:
+            state = self.wait_longer(-1.0 if timeout is None else float(timeout))
+        if state == RUN_COMPLETED:
+            return STATES[RUN_COMPLETED]
+        raise self.kernel.outcome(state, -1.0 if timeout is None else timeout, self.kernel.name)
+
+    cdef int look(self) except -1:
+        """The state; the first look after the end gives everything back."""
+        cdef int state
+        if self.handle == NULL:
+            return self.last
+        if self.kernel.session.session.closed:
+            state = RUN_ABORTED
+        else:
+            state = self.kernel.session.run_poll(self.handle)
+        if state != RUN_RUNNING:
+            self.finish(state)
+        return state
+
+    cdef int wait_longer(self, double limit) except -1:
+        cdef double start = seconds_now(), left = SLICE
+        cdef int state
+        self.kernel.in_flight += 1  # two threads may wait for one run: the handle must outlast both
+        try:
+            while self.handle != NULL:
+                if limit >= 0:
+                    left = min(SLICE, start + limit - seconds_now())
+                    if left <= 0:
+                        return RUN_RUNNING
+                with nogil:
+                    state = self.kernel.session.run_wait(self.handle, left)
+                if state != RUN_RUNNING:
+                    break
+                PyErr_CheckSignals()
+        finally:
+            self.kernel.in_flight -= 1
+        return self.look()
+
+    cdef void link(self) noexcept:
+        self.prev, self.next = NULL, self.kernel.first
+        if self.next != NULL:
+            (<Run>self.next).prev = <void *>self
+        self.kernel.first = <void *>self
+        self.kernel.in_flight += 1
+
+    cdef void unlink(self) noexcept:
+        if self.prev != NULL:
+            (<Run>self.prev).next = self.next
+        else:
+            self.kernel.first = self.next
+        if self.next != NULL:
+            (<Run>self.next).prev = self.prev
+        self.kernel.in_flight -= 1
+
+    cdef int finish(self, int state) except -1:
+        cdef void *handle = self.handle
+        self.last = state
+        self.handle = NULL
+        self.unlink()
+        self.kernel.unhold(self.args)
+        self.args = ()
+        self.kernel.give(handle)
+        return 0
+
+    def __await__(self):
+        return self.join().__await__()
+
+    async def join(self):
+        """The same as ``await run``: waits on a thread, 50 ms at a time, so that cancelling takes effect soon."""
+        loop = asyncio.get_running_loop()
+        while self.look() == RUN_RUNNING:
+            await loop.run_in_executor(None, self._wait_slice)
+        return self.wait(0)
+
+    def _wait_slice(self):
+        self.wait_longer(SLICE)
+
+    def __dealloc__(self):
+        cdef Run other
+        if self.handle == NULL or self.kernel is None:
+            return
+        try:
+            if self.look() == RUN_RUNNING:
+                # Nobody will wait for it, but the hardware still uses its buffers: hand it over.
+                self.unlink()
+                other = Run.__new__(Run)
+                other.kernel, other.handle, other.args = self.kernel, self.handle, self.args
+                other.link()
+                self.kernel.orphans.append(other)
+        except Exception:
+            pass  # a destructor has nobody to tell
+
+
+cdef bint all_tuples(items):
+    for item in items:
+        if type(item) is not tuple:
+            return False
+    return True
+
+
+_UNSIGNED = re.compile(r"\b(unsigned|u(int|char|short|long)\w*|size_t|uint\d+_t|bool)\b")
+_SIGNED = re.compile(r"\b(int|char|short|long|signed)\b|\bint\d+_t\b")
+
+
+cdef int describe(argument, spec *out) except -1:
+    """What an argument takes, from the image's description of it."""
+    bits = 64  # a Python number: 1 << 64 must not wrap
+    if argument.kind is ArgKind.STREAM:
+        out.kind = ARG_NONE
+    elif argument.kind is ArgKind.BUFFER:
+        out.kind = ARG_BUFFER
+        if len(argument.banks) <= 64:
+            out.banks = len(argument.banks)
+            for at, bank in enumerate(argument.banks):
+                out.bank[at] = bank
+    elif argument.type == "float":
+        out.kind = ARG_F32
+    elif argument.type == "double":
+        out.kind = ARG_F64
+    elif "*" in argument.type or argument.size > 8:
+        raise UnsupportedError(f"Argument {argument.name} is a {argument.type or 'value'} of {argument.size} bytes "
+                               "passed by value: fpgahal passes scalars of up to 8 bytes.")
+    else:
+        out.kind = ARG_U32 if argument.size <= 4 else ARG_U64
+        bits = 8 * min(argument.size, 8)
+        if re.search(r"\b(unsigned )?u?char\b|\bu?int8_t\b", argument.type):
+            bits = 8
+        elif re.search(r"\bu?short\b|\bu?int16_t\b", argument.type):
+            bits = 16
+        # An unknown type name (a typedef) takes both readings of its bits.
+        unsigned = _UNSIGNED.search(argument.type) is not None
+        signed = not unsigned and _SIGNED.search(argument.type) is not None
+        out.low = 0 if unsigned else -(1 << (bits - 1))
+        out.high = (1 << (bits - 1)) - 1 if signed else (1 << bits) - 1
+    return 0

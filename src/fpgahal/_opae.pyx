@@ -1,0 +1,556 @@
+# SPDX-License-Identifier: Apache-2.0
+# cython: language_level=3, freethreading_compatible=True
+"""The OPAE driver: libopae-c, soname .so.2 or .so.1, through a table of function pointers.
+
+This file and ``native/include/opae_abi.h`` are all that knows libopae-c.  Facts: OPAE C API 1.0.0 to 2.14.
+"""
+cimport cython
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from fpgahal._session cimport (
+    ARG_BUFFER, RUN_ABORTED, RUN_COMPLETED, RUN_ERROR, RUN_RUNNING, KernelSession, Session, arg, memory,
+)
+from fpgahal._wait cimport backoff, seconds_now
+
+import ctypes
+import threading
+import uuid
+
+from fpgahal import _library
+from fpgahal._contract import RegisterContract, contracts_for
+from fpgahal._errors import (
+    ArgumentRangeError, DeviceBusyError, DeviceLostError, DeviceStateError, FpgaError, KernelNotFoundError,
+    LibraryError, opae_error,
+)
+from fpgahal._types import BankInfo
+
+cdef extern from "opae_abi.h":
+    ctypedef void *fpga_properties
+    ctypedef void *fpga_token
+    ctypedef void *fpga_handle
+    ctypedef int fpga_result
+    ctypedef int fpga_objtype
+    ctypedef struct fpga_version:
+        uint8_t major
+        uint8_t minor
+        uint16_t patch
+    ctypedef struct opae_abi:
+        fpga_result (*fpgaGetOPAECVersion)(fpga_version *) noexcept nogil
+        const char *(*fpgaErrStr)(fpga_result) noexcept nogil
+        fpga_result (*fpgaEnumerate)(const fpga_properties *, uint32_t, fpga_token *, uint32_t, uint32_t *) noexcept nogil
+        fpga_result (*fpgaDestroyToken)(fpga_token *) noexcept nogil
+        fpga_result (*fpgaGetProperties)(fpga_token, fpga_properties *) noexcept nogil
+        fpga_result (*fpgaDestroyProperties)(fpga_properties *) noexcept nogil
+        fpga_result (*fpgaPropertiesSetObjectType)(fpga_properties, fpga_objtype) noexcept nogil
+        fpga_result (*fpgaPropertiesSetSegment)(fpga_properties, uint16_t) noexcept nogil
+        fpga_result (*fpgaPropertiesSetBus)(fpga_properties, uint8_t) noexcept nogil
+        fpga_result (*fpgaPropertiesSetDevice)(fpga_properties, uint8_t) noexcept nogil
+        fpga_result (*fpgaPropertiesSetFunction)(fpga_properties, uint8_t) noexcept nogil
+        fpga_result (*fpgaPropertiesGetObjectID)(const fpga_properties, uint64_t *) noexcept nogil
+        fpga_result (*fpgaOpen)(fpga_token, fpga_handle *, int) noexcept nogil
+        fpga_result (*fpgaClose)(fpga_handle) noexcept nogil
+        fpga_result (*fpgaReset)(fpga_handle) noexcept nogil
+        fpga_result (*fpgaMapMMIO)(fpga_handle, uint32_t, uint64_t **) noexcept nogil
+        fpga_result (*fpgaReadMMIO64)(fpga_handle, uint32_t, uint64_t, uint64_t *) noexcept nogil
+        fpga_result (*fpgaWriteMMIO64)(fpga_handle, uint32_t, uint64_t, uint64_t) noexcept nogil
+        fpga_result (*fpgaReadMMIO32)(fpga_handle, uint32_t, uint64_t, uint32_t *) noexcept nogil
+        fpga_result (*fpgaWriteMMIO32)(fpga_handle, uint32_t, uint64_t, uint32_t) noexcept nogil
+        fpga_result (*fpgaPrepareBuffer)(fpga_handle, uint64_t, void **, uint64_t *, int) noexcept nogil
+        fpga_result (*fpgaReleaseBuffer)(fpga_handle, uint64_t) noexcept nogil
+        fpga_result (*fpgaGetIOAddress)(fpga_handle, uint64_t, uint64_t *) noexcept nogil
+        fpga_result (*fpgaReconfigureSlot)(fpga_handle, uint32_t, const uint8_t *, size_t, int) noexcept nogil
+    const char *opae_abi_fill(void *library, opae_abi *table)
+    enum: FPGA_OPEN_SHARED, FPGA_RECONF_FORCE
+    enum: FPGA_DEVICE, FPGA_ACCELERATOR
+
+cdef extern from *:
+    """
+    #define fence() __sync_synchronize()
+    typedef volatile uint32_t volatile_u32;
+    """
+    ctypedef uint32_t volatile_u32
+    void fence() noexcept nogil
+
+# MMIO region 0 of a port: 256 KiB (libopae-c's own bound check is off by one, so ours must be right).
+cdef uint64_t MMIO_BYTES = 0x40000
+cdef uint64_t AFU_ID_L = 0x08, AFU_ID_H = 0x10  # device feature header: the id, low and high half
+
+cdef int MAX_WRITES = 32
+
+
+# --- the library ----------------------------------------------------------------------------------------------
+
+cdef class Opae:
+    """libopae-c, or an emulated board's stand-in for it."""
+    cdef opae_abi abi
+    cdef readonly object library
+    cdef int (*attach)(const char *) noexcept nogil  # emulated: which rack
+    cdef object lock
+
+    @staticmethod
+    cdef Opae load(bint emulated):
+        cdef Opae self = Opae.__new__(Opae)
+        cdef const char *missing
+        if emulated:
+            path = _library.emulator("opae")
+            dll = ctypes.CDLL(path)
+            self.library = _library.Library(path, "emulated", dll._handle)
+            self.attach = <int (*)(const char *) noexcept nogil><uintptr_t>ctypes.cast(
+                dll.fpgahal_emu_attach, ctypes.c_void_p).value
+        else:
+            self.library = _library.load("FPGAHAL_OPAE_LIBRARY", ("libopae-c.so.2", "libopae-c.so.1"),
+                                         install="Install OPAE (libopae-c)")
+        missing = opae_abi_fill(<void *><uintptr_t>self.library.handle, &self.abi)
+        if missing != NULL:
+            raise LibraryError(
+                f"{self.library.path} ({self.library.found_via}) has no function {missing.decode()}: it is not "
+                "libopae-c, or not a whole one.",
+                hint="Install libopae-c 1.0 or newer, or name another file in FPGAHAL_OPAE_LIBRARY.")
+        self.lock = threading.Lock()
+        return self
+
+    cdef error(self, fpga_result result, what, info):
+        return opae_error(result, self.abi.fpgaErrStr(result).decode(errors="replace"), what, info.address)
+
+    cdef fpga_token find(self, info, fpga_objtype type) except? NULL:
+        """The token of a slot's port or FME; NULL if there is none."""
+        cdef fpga_properties filter = NULL
+        cdef fpga_token tokens[64]
+        cdef uint32_t found = 0, i, wanted = 0
+        cdef fpga_token token = NULL
+        address = info.bdf if type == FPGA_ACCELERATOR else info.management_bdf or info.bdf
+        segment, bus, rest = address.split(":")
+        device, function = rest.split(".")
+        result = self.abi.fpgaGetProperties(NULL, &filter)
+        if result:
+            raise self.error(result, "fpgaGetProperties", info)
+        try:
+            for result in (self.abi.fpgaPropertiesSetObjectType(filter, type),
+                           self.abi.fpgaPropertiesSetSegment(filter, int(segment, 16)),
+                           self.abi.fpgaPropertiesSetBus(filter, int(bus, 16)),
+                           self.abi.fpgaPropertiesSetDevice(filter, int(device, 16)),
+                           self.abi.fpgaPropertiesSetFunction(filter, int(function, 16)),
+                           self.abi.fpgaEnumerate(&filter, 1, tokens, 64, &found)):
+                if result:
+                    raise self.error(result, "fpgaEnumerate", info)
+        finally:
+            self.abi.fpgaDestroyProperties(&filter)
+        found = min(found, 64)
+        # Several ports of one function come in the order of their object ids, which is that of their slots.
+        if found > 1 and type == FPGA_ACCELERATOR:
+            order = sorted(range(found), key=lambda at: self.object_id(<uintptr_t>tokens[<int>at]))
+            if info.slot < found:
+                wanted = order[info.slot]
+        for i in range(found):
+            if i == wanted:
+                token = tokens[i]
+            else:
+                self.abi.fpgaDestroyToken(&tokens[i])
+        return token
+
+    cdef object_id(self, uintptr_t token):
+        cdef fpga_properties properties = NULL
+        cdef uint64_t value = 0
+        if self.abi.fpgaPropertiesGetObjectID == NULL or self.abi.fpgaGetProperties(<fpga_token>token, &properties):
+            return 0
+        self.abi.fpgaPropertiesGetObjectID(properties, &value)
+        self.abi.fpgaDestroyProperties(&properties)
+        return value
+
+    cdef fpga_handle open(self, info, fpga_objtype type, int flags) except? NULL:
+        """Open a slot's port or FME; NULL if it is not there."""
+        cdef fpga_handle handle = NULL
+        cdef fpga_token token = NULL
+        cdef fpga_result result
+        with self.lock:
+            if self.attach != NULL and self.attach(info.root.encode()):
+                raise DeviceLostError(f"{info.address}: the rack in {info.root} is gone.",
+                                      hint="Keep `with fpgahal.emu.rack(...)` open while its boards are in use.")
+            token = self.find(info, type)
+        if token == NULL:
+            return NULL
+        with nogil:
+            result = self.abi.fpgaOpen(token, &handle, flags)
+            self.abi.fpgaDestroyToken(&token)
+        if result:
+            raise self.error(result, "fpgaOpen", info)
+        return handle
+
+
+_loaded = {}
+_loading = threading.Lock()
+
+
+cdef Opae opae(bint emulated):
+    with _loading:
+        if emulated not in _loaded:
+            _loaded[emulated] = Opae.load(emulated)
+        return _loaded[emulated]
+
+
+def library(emulated=False):
+    """The library that would be used (``_library.Library``), with its version as it says itself.
+
+    Raises
+    ------
+    LibraryNotFoundError, LibraryError
+    """
+    cdef Opae found = opae(emulated)
+    cdef fpga_version version
+    memset(&version, 0, sizeof(version))
+    if found.abi.fpgaGetOPAECVersion != NULL:
+        found.abi.fpgaGetOPAECVersion(&version)
+    return found.library, f"{version.major}.{version.minor}.{version.patch}"
+
+
+# --- a slot ---------------------------------------------------------------------------------------------------
+
+cdef class OpaeSession(Session):
+    cdef Opae opae
+    cdef fpga_handle port            # NULL while no AFU answers (a failed reconfiguration)
+    cdef int flags
+    cdef readonly uint64_t epoch     # counts resets: runs of an earlier epoch were aborted
+
+    def __init__(self, info, shared):
+        super().__init__(info)
+        self.opae = opae(info.emulated)
+        self.flags = FPGA_OPEN_SHARED if shared else 0
+        self.csr_bytes = MMIO_BYTES
+        try:
+            self.open_port()
+            if self.port == NULL:  # nothing to talk to, but perhaps something to program
+                self.require_fme()
+        except BaseException:
+            self.closed = True
+            raise
+
+    cdef int open_port(self) except -1:
+        self.port = self.opae.open(self.info, FPGA_ACCELERATOR, self.flags)
+        if self.port != NULL:
+            result = self.opae.abi.fpgaMapMMIO(self.port, 0, NULL)
+            if result:
+                self.close_port()
+                raise self.opae.error(result, "fpgaMapMMIO", self.info)
+        return 0
+
+    cdef void close_port(self) noexcept:
+        cdef fpga_handle port = self.port
+        self.port = NULL
+        if port != NULL and not self.forked:
+            with nogil:
+                self.opae.abi.fpgaClose(port)
+
+    cdef int require_fme(self) except -1:
+        cdef fpga_token token = NULL
+        with self.opae.lock:
+            token = self.opae.find(self.info, FPGA_DEVICE)
+        if token == NULL:
+            raise DeviceLostError(f"{self.info.address} is not there any more: neither its port nor its FME answers.",
+                                  hint="`fpgahal list` shows the devices that answer now.")
+        self.opae.abi.fpgaDestroyToken(&token)
+        return 0
+
+    cdef int ready(self) except -1 nogil:
+        """Open, this process's, and with an AFU that answers."""
+        self.check()
+        if self.port == NULL:
+            with gil:
+                raise DeviceStateError(f"{self.info.address}: no AFU answers; its last reconfiguration failed.",
+                                       hint="Program an image that is known to be good: dev.program(path).")
+        return 0
+
+    cdef int fail(self, fpga_result result, const char *what) except -1 nogil:
+        with gil:
+            raise self.opae.error(result, what.decode(), self.info)
+
+    # --- registers: the GIL is kept, a read takes about as long as releasing it would -----------------------
+    cdef int csr_read64(self, uint64_t offset, uint64_t *value) except -1 nogil:
+        if self.port == NULL:
+            self.ready()
+        cdef fpga_result result = self.opae.abi.fpgaReadMMIO64(self.port, 0, offset, value)
+        return 0 if result == 0 else self.fail(result, b"fpgaReadMMIO64")
+
+    cdef int csr_read32(self, uint64_t offset, uint32_t *value) except -1 nogil:
+        if self.port == NULL:
+            self.ready()
+        cdef fpga_result result = self.opae.abi.fpgaReadMMIO32(self.port, 0, offset, value)
+        return 0 if result == 0 else self.fail(result, b"fpgaReadMMIO32")
+
+    cdef int csr_write64(self, uint64_t offset, uint64_t value) except -1 nogil:
+        if self.port == NULL:
+            self.ready()
+        cdef fpga_result result = self.opae.abi.fpgaWriteMMIO64(self.port, 0, offset, value)
+        return 0 if result == 0 else self.fail(result, b"fpgaWriteMMIO64")
+
+    cdef int csr_write32(self, uint64_t offset, uint32_t value) except -1 nogil:
+        if self.port == NULL:
+            self.ready()
+        cdef fpga_result result = self.opae.abi.fpgaWriteMMIO32(self.port, 0, offset, value)
+        return 0 if result == 0 else self.fail(result, b"fpgaWriteMMIO32")
+
+    # --- memory: pinned host memory that the AFU reaches through an IO address ------------------------------
+    cdef int memory_allocate(self, size_t size, int bank, memory *out) except -1:
+        cdef uint64_t wsid = 0
+        cdef fpga_result result
+        self.ready()
+        if bank != 0:
+            raise ArgumentRangeError(f"{self.info.address} has no bank {bank}: its buffers are host memory (bank 0).")
+        memset(out, 0, sizeof(memory))
+        out.size = size
+        with nogil:
+            result = self.opae.abi.fpgaPrepareBuffer(self.port, max(size, <size_t>1), &out.host, &wsid, 0)
+        if result == 1 and size > 1 << 30:
+            raise ArgumentRangeError(f"{self.info.address}: OPAE gives at most 1 GiB in one buffer, not {size} bytes.",
+                                     hint="Allocate several buffers.")
+        if result:
+            raise self.opae.error(result, f"fpgaPrepareBuffer of {size} bytes", self.info)
+        result = self.opae.abi.fpgaGetIOAddress(self.port, wsid, &out.address)
+        if result:
+            self.opae.abi.fpgaReleaseBuffer(self.port, wsid)
+            raise self.opae.error(result, "fpgaGetIOAddress", self.info)
+        out.handle = wsid
+        return 0
+
+    cdef int memory_free(self, memory *m) noexcept nogil:
+        # A closed port has dropped its mappings already.
+        return 0 if self.port == NULL or self.forked else self.opae.abi.fpgaReleaseBuffer(self.port, m.handle)
+
+    cdef int memory_sync(self, memory *m, bint to_device, size_t offset, size_t size) except -1 nogil:
+        self.check()
+        fence()  # host and AFU see the same memory: only the order matters
+        return 0
+
+    # --- cold ----------------------------------------------------------------------------------------------
+    def loaded_id(self):
+        cdef uint64_t low = 0, high = 0
+        self.check()
+        if self.port == NULL:
+            return None
+        self.csr_read64(AFU_ID_L, &low)
+        self.csr_read64(AFU_ID_H, &high)
+        return uuid.UUID(int=<object>high << 64 | low)
+
+    def program(self, bitstream, force):
+        cdef const uint8_t[::1] data = bitstream.data
+        cdef fpga_handle fme
+        cdef fpga_result result
+        cdef int flags = FPGA_RECONF_FORCE if force else 0
+        cdef uint32_t slot = self.info.slot
+        self.check()
+        self.close_port()  # libopae-c opens it itself, exclusively, to know that nobody uses it
+        try:
+            fme = self.opae.open(self.info, FPGA_DEVICE, 0)
+            if fme == NULL:
+                self.require_fme()
+            with nogil:
+                result = self.opae.abi.fpgaReconfigureSlot(fme, slot, &data[0], data.shape[0], flags)
+                self.opae.abi.fpgaClose(fme)
+            if result:
+                raise self.opae.error(result, "fpgaReconfigureSlot", self.info)
+        except BaseException:
+            try:
+                self.open_port()
+            except FpgaError:
+                pass  # the first error says more
+            raise
+        self.open_port()
+
+    def banks(self):
+        return (BankInfo(0, "host", "host", 0, 1 << 30),)
+
+    def kernels(self):
+        return tuple(contract.info for contract in contracts_for(self.loaded_id()))
+
+    def open_kernel(self, name, exclusive):
+        self.ready()
+        loaded = self.loaded_id()
+        if isinstance(name, RegisterContract):
+            if name.afu_id != loaded:
+                raise KernelNotFoundError(f"{self.info.address} runs {loaded}; contract {name.name} is for "
+                                          f"{name.afu_id}.", hint="Load its image first: dev.program(path).")
+            return OpaeKernel(self, name)
+        contracts = contracts_for(loaded)
+        for contract in contracts:
+            if contract.name == name:
+                return OpaeKernel(self, contract)
+        known = ", ".join(contract.name for contract in contracts) or "none"
+        raise KernelNotFoundError(
+            f"{self.info.address}: no kernel {name!r} for AFU {loaded} (known: {known}).",
+            hint="A GBS does not describe its registers: pass a fpgahal.RegisterContract, or use dev.csr.")
+
+    def reset(self):
+        cdef fpga_result result
+        self.ready()
+        with nogil:
+            result = self.opae.abi.fpgaReset(self.port)
+        self.epoch += 1
+        if result:
+            raise self.opae.error(result, "fpgaReset", self.info)
+
+    def close(self):
+        if not self.closed:
+            self.closed = True
+            self.epoch += 1
+            self.close_port()
+
+    def __dealloc__(self):
+        if self.port != NULL and not self.forked:
+            self.opae.abi.fpgaClose(self.port)
+
+
+# --- a kernel behind registers --------------------------------------------------------------------------------
+
+cdef struct write:
+    uint32_t offset
+    int bits
+    int source      # argument index, or CONSTANT, or DSM
+    int shift
+    uint64_t value
+
+cdef enum:
+    CONSTANT = -1
+    DSM = -2
+
+cdef struct run:
+    uint64_t epoch
+    int state
+    bint started
+
+
+@cython.no_gc_clear
+cdef class OpaeKernel(KernelSession):
+    cdef OpaeSession port
+    cdef memory dsm
+    cdef write start[32]
+    cdef write finish[32]
+    cdef int starts, finishes
+    cdef uint32_t done_at, done_mask, done_value, error_at, error_mask, error_value
+    cdef bint has_error
+    cdef run *active
+
+    def __init__(self, OpaeSession session, contract):
+        super().__init__(session, contract.info)
+        self.port = session
+        self.max_in_flight = 1
+        self.starts = self.compile(contract.start, contract, self.start)
+        self.finishes = self.compile(contract.finish, contract, self.finish)
+        for word in (contract.done, contract.error):
+            if word and not (0 <= word.offset <= contract.dsm_bytes - 4 and word.offset % 4 == 0):
+                raise ArgumentRangeError(f"Contract {contract.name}: word {word.offset:#x} is not inside its DSM of "
+                                         f"{contract.dsm_bytes} bytes.")
+        self.done_at, self.done_mask, self.done_value = contract.done.offset, contract.done.mask, contract.done.value
+        self.has_error = contract.error is not None
+        if self.has_error:
+            self.error_at, self.error_mask = contract.error.offset, contract.error.mask
+            self.error_value = contract.error.value
+        session.memory_allocate(contract.dsm_bytes, 0, &self.dsm)
+
+    cdef int compile(self, writes, contract, write *out) except -1:
+        names = {info.name: index for index, info in enumerate(contract.args)}
+        if len(writes) > MAX_WRITES:
+            raise ArgumentRangeError(f"Contract {contract.name} has {len(writes)} writes; {MAX_WRITES} is the most.")
+        for at, item in enumerate(writes):
+            if item.bits not in (32, 64) or item.offset % (item.bits // 8) or not 0 <= item.offset < MMIO_BYTES:
+                raise ArgumentRangeError(f"Contract {contract.name}: bad register {item}.")
+            out[at].offset, out[at].bits, out[at].shift = item.offset, item.bits, item.shift
+            out[at].value = 0
+            if item.value == "dsm":
+                out[at].source = DSM
+            elif isinstance(item.value, str):
+                if item.value not in names:
+                    raise ArgumentRangeError(f"Contract {contract.name}: no argument {item.value!r} in {item}.")
+                out[at].source = names[item.value]
+            else:
+                out[at].source, out[at].value = CONSTANT, item.value
+        return len(writes)
+
+    cdef int emit(self, const write *writes, int count, const arg *args) except -1 nogil:
+        cdef int i
+        cdef uint64_t value
+        for i in range(count):
+            if writes[i].source == CONSTANT:
+                value = writes[i].value
+            elif writes[i].source == DSM:
+                value = self.dsm.address
+            elif args[writes[i].source].kind == ARG_BUFFER:
+                value = args[writes[i].source].value.buffer.address
+            else:
+                value = args[writes[i].source].value.u
+            value >>= writes[i].shift
+            if writes[i].bits == 64:
+                self.port.csr_write64(writes[i].offset, value)
+            else:
+                self.port.csr_write32(writes[i].offset, <uint32_t>value)
+        return 0
+
+    cdef void *run_open(self) except NULL:
+        cdef run *r = <run *>calloc(1, sizeof(run))
+        if r == NULL:
+            raise MemoryError()
+        return r
+
+    cdef void run_close(self, void *r) noexcept:
+        if self.active == r:
+            self.active = NULL
+        free(r)
+
+    cdef int run_start(self, void *handle, const arg *args, int n) except -1 nogil:
+        cdef run *r = <run *>handle
+        self.port.ready()
+        if self.active != NULL and self.active != r and self.run_poll(self.active) == RUN_RUNNING:
+            with gil:
+                raise DeviceBusyError(
+                    f"{self.info.name} on {self.port.info.address} runs one job at a time, and one is running.",
+                    hint="Wait for that run first, or stop it with dev.reset().")
+        (<uint32_t *>(<char *>self.dsm.host + self.done_at))[0] = ~self.done_value & self.done_mask
+        fence()
+        r.epoch = self.port.epoch
+        r.state = RUN_ABORTED  # if a write fails, nothing runs
+        self.active = NULL
+        self.emit(self.start, self.starts, args)
+        r.state = RUN_RUNNING
+        self.active = r
+        return 0
+
+    cdef int run_poll(self, void *handle) except -1 nogil:
+        cdef run *r = <run *>handle
+        cdef char *dsm = <char *>self.dsm.host
+        if r.state != RUN_RUNNING:
+            return r.state
+        if r.epoch != self.port.epoch:
+            r.state = RUN_ABORTED
+            return r.state
+        if (<volatile_u32 *>(dsm + self.done_at))[0] & self.done_mask != self.done_value:
+            return RUN_RUNNING
+        fence()
+        r.state = RUN_COMPLETED
+        if self.has_error and (<volatile_u32 *>(dsm + self.error_at))[0] & self.error_mask != self.error_value:
+            r.state = RUN_ERROR
+        self.active = NULL
+        self.emit(self.finish, self.finishes, NULL)
+        return r.state
+
+    cdef int run_wait(self, void *handle, double seconds) except -1 nogil:
+        cdef double end = seconds_now() + seconds
+        cdef unsigned int round = 0
+        cdef int state
+        while True:
+            state = self.run_poll(handle)
+            if state != RUN_RUNNING or seconds_now() >= end:
+                return state
+            self.port.check()
+            round = backoff(round)
+
+    def close(self):
+        if not self.closed:
+            self.closed = True
+            if not self.port.closed:
+                self.port.memory_free(&self.dsm)
+            self.dsm.host = NULL
+
+
+def open_session(info, shared):
+    """Open a slot through libopae-c (or the emulated one, if `info` says so)."""
+    return OpaeSession(info, shared)

@@ -1,0 +1,487 @@
+# SPDX-License-Identifier: Apache-2.0
+# cython: language_level=3, freethreading_compatible=True
+"""The XRT driver: the C entry points of libxrt_coreutil.so.2, through a table of function pointers.
+
+This file and ``native/include/xrt_abi.h`` are all that knows XRT.  Facts: XRT 2.13 (Debian 12) to master of 2026.
+"""
+cimport cython
+from libc.errno cimport errno
+from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
+
+from fpgahal._session cimport (
+    ARG_BUFFER, ARG_F32, ARG_F64, ARG_NONE, ARG_U32, RUN_ABORTED, RUN_COMPLETED, RUN_ERROR, RUN_RUNNING,
+    KernelSession, Session, arg, memory,
+)
+
+import ctypes
+import errno as errnos
+import os
+import threading
+import uuid
+
+from fpgahal import _library
+from fpgahal._errors import (
+    ArgumentRangeError, DeviceLostError, DeviceMemoryError, DeviceStateError, KernelNotFoundError, LibraryError, ProgramError, RunError,
+    UnsupportedError, errno_error,
+)
+from fpgahal._lock import OpenLock
+
+cdef extern from "xrt_abi.h":
+    ctypedef void *xrtDeviceHandle
+    ctypedef void *xrtKernelHandle
+    ctypedef void *xrtRunHandle
+    ctypedef void *xrtBufferHandle
+    ctypedef struct xrt_abi:
+        int (*xrtIniStringSet)(const char *, const char *) noexcept nogil
+        xrtDeviceHandle (*xrtDeviceOpenByBDF)(const char *) noexcept nogil
+        int (*xrtDeviceClose)(xrtDeviceHandle) noexcept nogil
+        int (*xrtDeviceLoadXclbin)(xrtDeviceHandle, const void *) noexcept nogil
+        int (*xrtDeviceGetXclbinUUID)(xrtDeviceHandle, unsigned char *) noexcept nogil
+        xrtKernelHandle (*xrtPLKernelOpen)(xrtDeviceHandle, const unsigned char *, const char *) noexcept nogil
+        xrtKernelHandle (*xrtPLKernelOpenExclusive)(xrtDeviceHandle, const unsigned char *, const char *) noexcept nogil
+        int (*xrtKernelClose)(xrtKernelHandle) noexcept nogil
+        int (*xrtKernelReadRegister)(xrtKernelHandle, uint32_t, uint32_t *) noexcept nogil
+        int (*xrtKernelWriteRegister)(xrtKernelHandle, uint32_t, uint32_t) noexcept nogil
+        xrtRunHandle (*xrtRunOpen)(xrtKernelHandle) noexcept nogil
+        int (*xrtRunSetArg)(xrtRunHandle, int, ...) noexcept nogil
+        int (*xrtRunStart)(xrtRunHandle) noexcept nogil
+        int (*xrtRunWaitFor)(xrtRunHandle, unsigned int) noexcept nogil
+        int (*xrtRunState)(xrtRunHandle) noexcept nogil
+        int (*xrtRunClose)(xrtRunHandle) noexcept nogil
+        xrtBufferHandle (*xrtBOAlloc)(xrtDeviceHandle, size_t, uint64_t, uint32_t) noexcept nogil
+        int (*xrtBOFree)(xrtBufferHandle) noexcept nogil
+        uint64_t (*xrtBOAddress)(xrtBufferHandle) noexcept nogil
+        void *(*xrtBOMap)(xrtBufferHandle) noexcept nogil
+        int (*xrtBOSync)(xrtBufferHandle, int, size_t, size_t) noexcept nogil
+        int (*fpgahal_emu_xrt_reset)(xrtDeviceHandle) noexcept nogil
+    const char *xrt_abi_fill(void *library, xrt_abi *table)
+    enum: ERT_CMD_STATE_COMPLETED, ERT_CMD_STATE_ABORT, ERT_CMD_STATE_TIMEOUT
+    enum: XCL_BO_SYNC_BO_TO_DEVICE, XCL_BO_SYNC_BO_FROM_DEVICE
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    static inline void set_errno(int value) { errno = value; }
+    """
+    void set_errno(int value) noexcept nogil
+
+cdef int MAX_ARGS = 64
+
+
+# --- the library ----------------------------------------------------------------------------------------------
+
+cdef class Xrt:
+    """libxrt_coreutil, or an emulated board's stand-in for it."""
+    cdef xrt_abi abi
+    cdef readonly object library
+    cdef int (*attach)(const char *) noexcept nogil  # emulated: which rack
+    cdef object lock                                 # 2.13 reads its device and scheduler maps unlocked
+    cdef int log                                     # a file in memory to which XRT writes its error texts
+    cdef object log_lock
+    cdef Py_ssize_t log_read
+
+    @staticmethod
+    cdef Xrt load(bint emulated):
+        cdef Xrt self = Xrt.__new__(Xrt)
+        cdef const char *missing
+        self.log = -1
+        self.lock, self.log_lock = threading.RLock(), threading.Lock()
+        if emulated:
+            path = _library.emulator("xrt")
+            dll = ctypes.CDLL(path)
+            self.library = _library.Library(path, "emulated", dll._handle)
+            self.attach = <int (*)(const char *) noexcept nogil><uintptr_t>ctypes.cast(
+                dll.fpgahal_emu_attach, ctypes.c_void_p).value
+        else:
+            self.library = _library.load(
+                "FPGAHAL_XRT_LIBRARY", ("libxrt_coreutil.so.2",), ("/opt/xilinx/xrt/lib", "/opt/amd/xrt/lib"),
+                install="Install XRT (Debian: apt install libxrt1)")
+        missing = xrt_abi_fill(<void *><uintptr_t>self.library.handle, &self.abi)
+        if missing != NULL:
+            raise LibraryError(
+                f"{self.library.path} ({self.library.found_via}) has no function {missing.decode()}: it is not "
+                "libxrt_coreutil, or a release that dropped its C functions.",
+                hint="Install XRT 2.13 or newer, or name another file in FPGAHAL_XRT_LIBRARY.")
+        if not emulated:
+            self.preflight()
+        self.capture_log()
+        return self
+
+    def preflight(self):
+        """Make sure that XRT will find its driver: without one, 2.13 aborts the process at the first error.
+
+        XRT looks for ``$XILINX_XRT/lib/lib<driver>.so.2``.  A driver that is loaded already is taken as it is.
+        """
+        handle = ctypes.CDLL(None if not self.library.handle else self.library.path)
+        try:
+            registered = ctypes.c_void_p.in_dll(handle, "_ZN8xrt_core9singletonE").value
+        except ValueError:
+            registered = None  # another release: its own search is better than ours
+            if self.library.version and not self.library.version.startswith(("2.13", "2")):
+                return
+        if registered:
+            return
+        # "null" turns the aborts into error returns for as long as there is no driver.
+        self.abi.xrtIniStringSet(b"Runtime.runtime_log", b"null")
+        driver = driver_file()
+        prefix = os.environ.get("XILINX_XRT", "")
+        beside = os.path.join(prefix, "lib", driver) if prefix else ""
+        if beside and os.path.exists(beside):
+            return
+        try:  # Debian installs the driver on the loader's path, where XRT itself does not look
+            ctypes.CDLL(self.library.path, mode=os.RTLD_NOW | os.RTLD_GLOBAL)
+            ctypes.CDLL(driver, mode=os.RTLD_NOW | os.RTLD_GLOBAL)
+        except OSError as error:
+            where = f"XILINX_XRT={prefix} has no lib/{driver}" if prefix else "XILINX_XRT is not set"
+            raise LibraryError(
+                f"XRT would abort this process: {where}, and the system loader says: {error}.",
+                hint="Source XRT's setup.sh, or set XILINX_XRT to the folder that holds lib/" + driver + ".") from None
+
+    cdef capture_log(self):
+        # XRT's C functions return -1; the reason only goes to its log.  A private file in memory keeps it for us.
+        try:
+            self.log = os.memfd_create("fpgahal-xrt-log")
+        except OSError:
+            return
+        if self.abi.xrtIniStringSet(b"Runtime.runtime_log", f"/proc/self/fd/{self.log}".encode()) != 0:
+            os.close(self.log)
+            self.log = -1
+
+    cdef reason(self):
+        """What XRT wrote to its log since the last look: the last error's text."""
+        if self.log < 0:
+            return ""
+        text = ""
+        with self.log_lock:
+            size = os.fstat(self.log).st_size
+            if size < self.log_read:
+                self.log_read = 0
+            text = os.pread(self.log, min(size - self.log_read, 1 << 16), self.log_read).decode(errors="replace")
+            self.log_read = size
+        lines = [line for line in text.splitlines() if "ERROR:" in line]
+        return lines[-1].partition("ERROR:")[2].strip() if lines else ""
+
+    cdef error(self, what, info, default=ProgramError):
+        number = errno
+        return errno_error(number if number > 0 else 0, self.reason(), what, info.address, default=default)
+
+    cdef int select(self, info) except -1:
+        if self.attach != NULL and self.attach(info.root.encode()):
+            raise DeviceLostError(f"{info.address}: the rack in {info.root} is gone.",
+                                  hint="Keep `with fpgahal.emu.rack(...)` open while its boards are in use.")
+        return 0
+
+
+def driver_file():
+    """Name of the driver library that XRT will ask for (XRT 2.13's rules)."""
+    mode = os.environ.get("XCL_EMULATION_MODE")
+    names = {None: "xrt_core", "noop": "xrt_noop", "sw_emu": "xrt_swemu", "hw_emu": "xrt_hwemu"}
+    if mode not in names:
+        raise LibraryError(f"XRT would abort this process: XCL_EMULATION_MODE={mode!r} is not one it knows "
+                           "(noop, sw_emu, hw_emu).", hint="Unset XCL_EMULATION_MODE.")
+    return f"lib{names[mode]}.so.2"
+
+
+_loaded = {}
+_loading = threading.Lock()
+
+
+cdef Xrt xrt(bint emulated):
+    with _loading:
+        if emulated not in _loaded:
+            _loaded[emulated] = Xrt.load(emulated)
+        return _loaded[emulated]
+
+
+def library(emulated=False):
+    """The library that would be used (``_library.Library``) and its version (from the file's name).
+
+    Raises
+    ------
+    LibraryNotFoundError, LibraryError
+    """
+    cdef Xrt found = xrt(emulated)
+    return found.library, found.library.version
+
+
+# --- a slot ---------------------------------------------------------------------------------------------------
+
+cdef class XrtSession(Session):
+    cdef Xrt xrt
+    cdef xrtDeviceHandle device
+    cdef object bitstream            # the image that this process has loaded
+    cdef object lock                 # XRT itself shares every device: exclusive opens are ours
+
+    def __init__(self, info, shared):
+        super().__init__(info)
+        cdef bytes bdf = info.bdf.encode()
+        self.closed = True
+        self.xrt = xrt(info.emulated)
+        lock = OpenLock(info, shared)
+        try:
+            with self.xrt.lock:
+                self.xrt.select(info)
+                set_errno(0)
+                self.device = self.xrt.abi.xrtDeviceOpenByBDF(bdf)
+                if self.device == NULL:
+                    raise self.xrt.error("xrtDeviceOpenByBDF", info, DeviceLostError)
+        except BaseException:
+            lock.release()
+            raise
+        self.lock = lock
+        self.closed = False
+
+    cdef int fail(self, const char *what) except -1 nogil:
+        with gil:
+            raise self.xrt.error(what.decode(), self.info, RunError)
+
+    # --- memory ----------------------------------------------------------------------------------------------
+    cdef int memory_allocate(self, size_t size, int bank, memory *out) except -1:
+        cdef xrtBufferHandle handle
+        self.check()
+        if self.bitstream is None:
+            raise DeviceStateError(f"{self.info.address}: buffers need a loaded image (it defines the memory banks).",
+                                   hint="Load one in this process first: dev.program(path).")
+        known = {item.index for item in self.bitstream.banks}
+        if bank not in known:
+            raise ArgumentRangeError(f"{self.info.address}: no memory bank {bank}; the image has "
+                                     f"{', '.join(f'{b.index} ({b.name})' for b in self.bitstream.banks)}.")
+        memset(out, 0, sizeof(memory))
+        out.size, out.bank = size, bank
+        set_errno(0)
+        with nogil:
+            handle = self.xrt.abi.xrtBOAlloc(self.device, max(size, <size_t>64), 0, bank)
+        if handle == NULL:
+            raise self.xrt.error(f"xrtBOAlloc of {size} bytes in bank {bank}", self.info, DeviceMemoryError)
+        out.handle = <uint64_t><uintptr_t>handle
+        out.host = self.xrt.abi.xrtBOMap(handle)
+        out.address = self.xrt.abi.xrtBOAddress(handle)
+        if out.host == NULL or out.address == <uint64_t>-1:
+            self.xrt.abi.xrtBOFree(handle)
+            raise self.xrt.error("xrtBOMap", self.info, DeviceMemoryError)
+        return 0
+
+    cdef int memory_free(self, memory *m) noexcept nogil:
+        if self.device == NULL or self.forked:
+            return 0
+        return self.xrt.abi.xrtBOFree(<xrtBufferHandle><uintptr_t>m.handle)
+
+    cdef int memory_sync(self, memory *m, bint to_device, size_t offset, size_t size) except -1 nogil:
+        self.check()
+        if size == 0:
+            return 0
+        set_errno(0)
+        if self.xrt.abi.xrtBOSync(<xrtBufferHandle><uintptr_t>m.handle,
+                                  XCL_BO_SYNC_BO_TO_DEVICE if to_device else XCL_BO_SYNC_BO_FROM_DEVICE, size, offset):
+            self.fail(b"xrtBOSync")
+        return 0
+
+    # --- cold ----------------------------------------------------------------------------------------------
+    def loaded_id(self):
+        cdef unsigned char raw[16]
+        self.check()
+        memset(raw, 0, sizeof(raw))
+        set_errno(0)
+        if self.xrt.abi.xrtDeviceGetXclbinUUID(self.device, raw):
+            error = self.xrt.error("xrtDeviceGetXclbinUUID", self.info, DeviceStateError)
+            if isinstance(error, DeviceLostError):
+                raise error
+            return None  # nothing loaded, or its last load failed
+        value = uuid.UUID(bytes=(<char *>raw)[:16])
+        return value if value.int else None
+
+    def program(self, bitstream, force):
+        cdef const unsigned char[::1] data = bitstream.data
+        cdef int result
+        self.check()
+        self.bitstream = None
+        set_errno(0)
+        with nogil:
+            result = self.xrt.abi.xrtDeviceLoadXclbin(self.device, &data[0])
+        if result:
+            raise self.xrt.error("xrtDeviceLoadXclbin", self.info, ProgramError)
+        self.bitstream = bitstream
+
+    def attach(self, bitstream):
+        if self.bitstream is None:
+            self.program(bitstream, False)
+        self.bitstream = bitstream
+
+    def banks(self):
+        return self.bitstream.banks if self.bitstream is not None else ()
+
+    def default_bank(self):
+        banks = self.banks()
+        return next((bank.index for bank in banks if bank.used), banks[0].index if banks else 0)
+
+    def kernels(self):
+        return self.bitstream.kernels if self.bitstream is not None else ()
+
+    def open_kernel(self, name, exclusive):
+        self.check()
+        if self.bitstream is None:
+            raise DeviceStateError(f"{self.info.address}: XRT wants the image loaded in each process before kernels open.",
+                                   hint="dev.program(path) does it; a board that runs it already is not reprogrammed.")
+        base, _, units = str(name).partition(":")
+        for info in self.bitstream.kernels:
+            # The text becomes a regular expression inside XRT: only names that the image has get through.
+            if info.name == base and self.known_units(units, info):
+                return XrtKernel(self, info, str(name), exclusive)
+        offered = "; ".join(f"{k.name}:{{{','.join(k.compute_units)}}}" for k in self.bitstream.kernels) or "none"
+        raise KernelNotFoundError(f"{self.info.address}: no kernel {name!r} in {self.bitstream.name} (it has {offered}).")
+
+    def known_units(self, units, info):
+        return not units or (units[0] == "{" and units[-1] == "}"
+                             and all(unit in info.compute_units for unit in units[1:-1].split(",")))
+
+    def reset(self):
+        self.check()
+        if self.xrt.abi.fpgahal_emu_xrt_reset == NULL:
+            raise UnsupportedError(f"{self.info.address}: XRT's C API can't stop what runs on a card.",
+                                   hint=f"Close the device, then `xbutil reset --device {self.info.bdf}`.")
+        if self.xrt.abi.fpgahal_emu_xrt_reset(self.device):
+            raise self.xrt.error("reset", self.info, DeviceStateError)
+
+    def close(self):
+        if not self.closed or self.device != NULL:
+            self.closed = True
+            self.close_device()
+
+    cdef void close_device(self) noexcept:
+        cdef xrtDeviceHandle device = self.device
+        self.device = NULL
+        if device != NULL and not self.forked:
+            with self.xrt.lock, nogil:
+                self.xrt.abi.xrtDeviceClose(device)
+        if self.lock is not None:
+            self.lock.release(forked=self.forked)
+
+    def __dealloc__(self):
+        if self.device != NULL and not self.forked:
+            self.xrt.abi.xrtDeviceClose(self.device)
+
+
+# --- a kernel -------------------------------------------------------------------------------------------------
+
+cdef struct run:
+    xrtRunHandle handle
+    int known                 # how many arguments XRT has been told
+    uint64_t last[64]         # what it was told (a buffer's serial, a scalar's bits): only changes are set again
+
+
+@cython.no_gc_clear
+cdef class XrtKernel(KernelSession):
+    cdef XrtSession slot
+    cdef xrtKernelHandle kernel
+
+    def __init__(self, XrtSession session, info, name, exclusive):
+        super().__init__(session, info)
+        cdef bytes text = name.encode()
+        cdef bytes id = session.bitstream.afu_id.bytes
+        self.slot = session
+        if len(info.args) > MAX_ARGS:
+            raise UnsupportedError(f"Kernel {info.name} has {len(info.args)} arguments; {MAX_ARGS} is the most.")
+        set_errno(0)
+        with session.xrt.lock:
+            if exclusive:
+                self.kernel = session.xrt.abi.xrtPLKernelOpenExclusive(session.device, id, text)
+            else:
+                self.kernel = session.xrt.abi.xrtPLKernelOpen(session.device, id, text)
+        if self.kernel == NULL:
+            raise session.xrt.error(f"xrtPLKernelOpen({name})", session.info, DeviceStateError)
+        self.csr_bytes = (info.register_bytes or 0x10000) if exclusive else 0
+
+    cdef void *run_open(self) except NULL:
+        cdef run *r = <run *>calloc(1, sizeof(run))
+        if r == NULL:
+            raise MemoryError()
+        set_errno(0)
+        r.handle = self.slot.xrt.abi.xrtRunOpen(self.kernel)
+        if r.handle == NULL:
+            free(r)
+            raise self.slot.xrt.error(f"xrtRunOpen of {self.info.name}", self.slot.info, RunError)
+        return r
+
+    cdef void run_close(self, void *handle) noexcept:
+        cdef run *r = <run *>handle
+        if not self.slot.closed:
+            self.slot.xrt.abi.xrtRunClose(r.handle)
+        free(r)
+
+    cdef int run_start(self, void *handle, const arg *args, int n) except -1 nogil:
+        cdef run *r = <run *>handle
+        cdef uint64_t told
+        cdef int i
+        self.slot.check()
+        for i in range(n):
+            told = args[i].value.buffer.serial if args[i].kind == ARG_BUFFER else args[i].value.u
+            if i >= r.known or r.last[i] != told:
+                self.set_arg(r, i, &args[i])
+                r.last[i] = told
+        if r.known < n:
+            r.known = n
+        if self.slot.xrt.abi.xrtRunStart(r.handle):
+            self.slot.fail(b"xrtRunStart")
+        return 0
+
+    cdef int set_arg(self, run *r, int i, const arg *a) except -1 nogil:
+        # The type that XRT takes from the variadic list follows the image's metadata, as `kind` does.
+        cdef int result = 0
+        set_errno(0)
+        if a.kind == ARG_BUFFER:
+            result = self.slot.xrt.abi.xrtRunSetArg(r.handle, i, <xrtBufferHandle><uintptr_t>a.value.buffer.handle)
+        elif a.kind == ARG_U32:
+            result = self.slot.xrt.abi.xrtRunSetArg(r.handle, i, <uint32_t>a.value.u)
+        elif a.kind == ARG_F32 or a.kind == ARG_F64:
+            result = self.slot.xrt.abi.xrtRunSetArg(r.handle, i, a.value.f)
+        elif a.kind != ARG_NONE:
+            result = self.slot.xrt.abi.xrtRunSetArg(r.handle, i, a.value.u)
+        if result:
+            r.known = 0
+            self.slot.fail(b"xrtRunSetArg")
+        return 0
+
+    cdef int run_poll(self, void *handle) except -1 nogil:
+        return outcome(self.slot.xrt.abi.xrtRunState((<run *>handle).handle))
+
+    cdef int run_wait(self, void *handle, double seconds) except -1 nogil:
+        # 0 ms would mean "for ever"; TIMEOUT only says that our time is over, not that the run has ended.
+        cdef unsigned int ms = max(1, <unsigned int>(seconds * 1000))
+        cdef int state = self.slot.xrt.abi.xrtRunWaitFor((<run *>handle).handle, ms)
+        self.slot.check()
+        return RUN_RUNNING if state == ERT_CMD_STATE_TIMEOUT else outcome(state)
+
+    cdef int csr_read32(self, uint32_t offset, uint32_t *value) except -1 nogil:
+        set_errno(0)
+        if self.slot.xrt.abi.xrtKernelReadRegister(self.kernel, offset, value):
+            self.slot.fail(b"xrtKernelReadRegister")
+        return 0
+
+    cdef int csr_write32(self, uint32_t offset, uint32_t value) except -1 nogil:
+        set_errno(0)
+        if self.slot.xrt.abi.xrtKernelWriteRegister(self.kernel, offset, value):
+            self.slot.fail(b"xrtKernelWriteRegister")
+        return 0
+
+    def close(self):
+        if not self.closed:
+            self.closed = True
+            if self.kernel != NULL and not self.slot.closed:
+                with self.slot.xrt.lock:
+                    self.slot.xrt.abi.xrtKernelClose(self.kernel)
+            self.kernel = NULL
+
+
+cdef inline int outcome(int state) noexcept nogil:
+    if state < ERT_CMD_STATE_COMPLETED:
+        return RUN_RUNNING
+    if state == ERT_CMD_STATE_COMPLETED:
+        return RUN_COMPLETED
+    return RUN_ABORTED if state == ERT_CMD_STATE_ABORT else RUN_ERROR
+
+
+def open_session(info, shared):
+    """Open a card through libxrt_coreutil (or the emulated one, if `info` says so)."""
+    return XrtSession(info, shared)

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: `target` (one test per board and binding), `dev` (it, opened, with an image that copies)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests/targets.py, tests/unit/trees.py
+
+from targets import Target, names, open_target
+
+import fpgahal
+
+# A rack of the caller's shell must not leak into the tests.
+for variable in ("FPGAHAL_EMULATE", "FPGAHAL_EMU_RACK"):
+    os.environ.pop(variable, None)
+
+
+@pytest.fixture(params=names())
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    with open_target(request.param) as opened:
+        yield opened
+
+
+@pytest.fixture
+def dev(target: Target) -> Iterator[fpgahal.Device]:
+    with target.device() as opened:
+        yield opened
