@@ -4,25 +4,30 @@
 from __future__ import annotations
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from itertools import repeat
 from typing import Any
 
+UNROLL = 10
+
 Timed = Callable[[int], float]  # rounds -> seconds
 
 
-def loop(function: Callable[..., Any], *args: Any) -> Timed:
-    """A contender that calls `function(*args)`; the cost of Python's loop is part of it, as in a user's program."""
-
-    def timed(rounds: int) -> float:
-        clock = time.perf_counter
-        start = clock()
-        for _ in repeat(None, rounds):
-            function(*args)
-        return clock() - start
-
+def loop(call: str, **names: Any) -> Timed:
+    """A contender that evaluates `call`, an expression of `names`, ten times a round of an unrolled loop."""
+    body = "\n        ".join([call] * UNROLL)
+    source = f"""def timed(rounds, _clock=_clock, _repeat=_repeat, {', '.join(f'{name}={name}' for name in names)}):
+    _begin = _clock()
+    for _ in _repeat(None, max(1, rounds // {UNROLL})):
+        {body}
+    return (_clock() - _begin) * rounds / (max(1, rounds // {UNROLL}) * {UNROLL})
+"""
+    space: dict[str, Any] = {**names, "_clock": time.perf_counter, "_repeat": repeat}
+    exec(source, space)
+    timed: Timed = space.pop("timed")  # no cycle: the names must go with it
     return timed
 
 
@@ -37,8 +42,11 @@ def interleave(contenders: Mapping[str, Timed], *, slice_seconds: float = 0.01, 
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     gc.disable()
     try:
+        order = list(contenders.items())
+        shuffle = random.Random(1).shuffle
         for _ in range(slices):
-            for name, timed in contenders.items():
+            shuffle(order)  # nobody always finds the caches as the same neighbour left them
+            for name, timed in order:
                 samples[name].append(timed(rounds[name]) / rounds[name])
     finally:
         gc.enable()

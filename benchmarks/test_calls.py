@@ -59,11 +59,11 @@ def test_csr_read64(benchmark, book, baseline, bare, opae_device) -> None:
     address = ctypes.cast(ctypes.CDLL(_library.emulator("opae")).fpgaReadMMIO64, ctypes.c_void_p).value
     read64 = opae_device.csr.read64
     times = interleave({
-        "ours": loop(read64, 8),
+        "ours": loop("read64(8)", read64=read64),
         "c": c_loop(baseline.baseline_read64, handle, 8),
-        "bare": loop(bare.Bare(address, handle).read64, 8),
-        "ctypes": loop(ctypes_read(handle), 8),
-        "cffi": loop(cffi_read(handle), 8),
+        "bare": loop("read64(8)", read64=bare.Bare(address, handle).read64),
+        "ctypes": loop("read64(8)", read64=ctypes_read(handle)),
+        "cffi": loop("read64(8)", read64=cffi_read(handle)),
     })
     benchmark(read64, 8)
     baseline.baseline_opae_close(handle)
@@ -99,7 +99,7 @@ def test_kernel(benchmark, book, baseline, rack: emu.Rack, xrt_device: fpgahal.D
         return (time.perf_counter() - begin) * rounds / (times * 1000)
 
     times = interleave({
-        "ours": loop(start_and_wait),
+        "ours": loop("start(a, b, out, 16).wait()", start=start, a=a, b=b, out=out),
         "batch": batch,
         "c": c_loop(baseline.baseline_vadd, c_kernel, *c_buffers, 16),
         "c restart": c_loop(baseline.baseline_restart, c_kernel, *c_buffers, 16),
@@ -117,6 +117,6 @@ def test_kernel(benchmark, book, baseline, rack: emu.Rack, xrt_device: fpgahal.D
 
 def test_asarray(benchmark, book, xrt_device: fpgahal.Device) -> None:
     with xrt_device.allocate(1 << 20) as buffer:
-        times = interleave({"ours": loop(np.asarray, buffer)})
+        times = interleave({"ours": loop("asarray(buffer)", asarray=np.asarray, buffer=buffer)})
         benchmark(np.asarray, buffer)
     book.limit("np.asarray(buffer)", times["ours"], 300e-9)

@@ -34,12 +34,12 @@ def test_devices(benchmark, book) -> None:
     # The emulated node's sysfs tree has the layout of a real one; no library is asked.
     with emu.rack("pac-a10:2,d5005:2,u250:2,u280,aws-f1"):
         assert len(fpgahal.devices()) == 8
-        eight = interleave({"ours": loop(fpgahal.devices)})["ours"]
+        eight = interleave({"ours": loop("devices()", devices=fpgahal.devices)})["ours"]
         benchmark(fpgahal.devices)
     with emu.rack("pac-a10:64"):
-        sixty_four = interleave({"ours": loop(fpgahal.devices)}, slices=11)["ours"]
+        sixty_four = interleave({"ours": loop("devices()", devices=fpgahal.devices)}, slices=11)["ours"]
     with emu.rack("pac-a10:512"):
         assert len(fpgahal.devices()) == 512
-        many = interleave({"ours": loop(fpgahal.devices)}, slices=5)["ours"]
+        many = interleave({"ours": loop("devices()", devices=fpgahal.devices)}, slices=5)["ours"]
     book.limit("devices(), 8 boards", eight, 3e-3)
     book.enter("devices(), each of 512 boards", many / 512, sixty_four / 64, "each of 64 boards", at_most=1.5)

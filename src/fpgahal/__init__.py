@@ -8,7 +8,9 @@
 True
 """
 
-from fpgahal import _errors, emu
+from typing import TYPE_CHECKING, Any
+
+from fpgahal import _errors
 from fpgahal._bitstream import Bitstream
 from fpgahal._buffer import Buffer
 from fpgahal._contract import RegisterContract, Word, Write
@@ -27,6 +29,9 @@ from fpgahal._types import (
     KernelInfo,
     RunState,
 )
+
+if TYPE_CHECKING:
+    from fpgahal import emu, kernels
 
 __version__ = "0.1.0"
 
@@ -52,6 +57,16 @@ __all__ = [
     "devices",
     "emu",
     "find",
+    "kernels",
     "open",
     *_errors.__all__,
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first used: a program on a real board needs no emulator.
+    if name in ("emu", "kernels"):
+        import importlib
+
+        return importlib.import_module(f"fpgahal.{name}")
+    raise AttributeError(f"module 'fpgahal' has no attribute {name!r}")

@@ -14,7 +14,6 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
 
 from fpgahal._types import ArgInfo, KernelInfo
 
@@ -93,6 +92,8 @@ class RegisterContract:
 @cache
 def contracts_for(afu_id: uuid.UUID | None) -> tuple[RegisterContract, ...]:
     """Contracts that installed packages offer for an AFU."""
+    from importlib.metadata import entry_points  # slow to import, and most programs need none
+
     found = [point.load() for point in entry_points(group=GROUP) if point.name == str(afu_id)]
     return tuple(contract for contract in found if isinstance(contract, RegisterContract))
 

@@ -10,6 +10,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from fpgahal._errors import (
     BufferInUseError,
     ClosedError,
     DeviceBusyError,
+    FpgaError,
     ProgramError,
     ProgramTimeoutError,
     UnsupportedError,
@@ -100,7 +102,7 @@ class Device:
             runs = f"runs {actual}" if actual else "runs nothing"
             raise AFUMismatchError(
                 f"{self.info.address} {runs}, expected {wanted}{f' ({name})' if name else ''}.",
-                hint=f'Load it with dev.program("{name or "IMAGE"}").',
+                hint="Load it with dev.program(image).",
             )
 
     def program(
@@ -345,15 +347,18 @@ class Device:
         self._session.close()
 
     def _stop_runs(self) -> None:
-        if not any(kernel._running for kernel in self._kernels):
+        def running() -> bool:
+            return any(kernel._running for kernel in list(self._kernels))
+
+        if not running():
             return
-        try:
+        with suppress(FpgaError):  # XRT on a real card has no reset, and a card that is gone needs none
             self._session.reset()
-        except UnsupportedError:
-            # Closing a run in flight would let the card write into memory that is somebody else's by then.
-            end = time.monotonic() + 5
-            while any(kernel._running for kernel in self._kernels) and time.monotonic() < end:
-                time.sleep(0.01)
+        # Closing a run in flight would let the card write into memory that is somebody else's by then; and threads
+        # that wait for a run take a moment to see its end.
+        end = time.monotonic() + 5
+        while running() and time.monotonic() < end:
+            time.sleep(0.001)
 
     def __enter__(self) -> Device:
         self._ready()

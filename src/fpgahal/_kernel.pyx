@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-# cython: language_level=3, freethreading_compatible=True
+# cython: language_level=3, freethreading_compatible=True, binding=False, embedsignature=True
 """Kernel and Run: call an accelerator, watch one invocation of it."""
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
-from cpython.long cimport PyLong_CheckExact
+from cpython.list cimport PyList_GET_SIZE
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.stdint cimport INT64_MAX, INT64_MIN, UINT64_MAX, int64_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 
 from fpgahal._buffer cimport Buffer
@@ -16,13 +17,13 @@ from fpgahal._session cimport (
 )
 from fpgahal._wait cimport seconds_now
 
-import asyncio
 import operator
 import re
 
 from fpgahal._csr import KernelCsr
 from fpgahal._errors import (
-    ArgumentError, ArgumentRangeError, ClosedError, DeviceBusyError, RunError, RunTimeoutError, UnsupportedError,
+    ArgumentError, ArgumentRangeError, ClosedError, DeviceBusyError, DeviceLostError, FpgaError, RunError,
+    RunTimeoutError, UnsupportedError,
 )
 from fpgahal._types import ArgKind, RunState
 
@@ -131,12 +132,7 @@ cdef class Kernel:
         run = Run.__new__(Run)
         run.kernel = self
         run.handle = self.take()
-        try:
-            self.session.run_start(run.handle, values, self.n)
-        except BaseException:
-            self.give(run.handle)
-            run.handle = NULL
-            raise
+        self.session.run_start(run.handle, values, self.n)  # if it fails, the Run gives its handle back unused
         run.args = args
         self.hold(args)
         run.link()
@@ -320,6 +316,7 @@ cdef class Kernel:
         return 0
 
     cdef int integer(self, int i, const spec *s, value, uint64_t *out) except -1:
+        cdef int overflow = 0
         cdef int64_t small
         if not PyLong_CheckExact(value):
             if isinstance(value, (float, str, bytes)):
@@ -328,21 +325,20 @@ cdef class Kernel:
                 value = operator.index(value)
             except TypeError:
                 self.wrong_type(i, value)
-        try:
-            if value < 0:
-                small = value
-                if small < s.low:
-                    raise OverflowError
-                out[0] = <uint64_t>small
-            else:
+        small = PyLong_AsLongLongAndOverflow(value, &overflow)
+        if overflow > 0 and s.high > <uint64_t>INT64_MAX:
+            try:
                 out[0] = value
-                if out[0] > s.high:
-                    raise OverflowError
-        except OverflowError:
-            raise ArgumentRangeError(f"{self.label(i)}: {value} does not fit (from {s.low} to {s.high}).") from None
-        if s.kind == ARG_U32:
-            out[0] &= 0xFFFFFFFF
+            except OverflowError:
+                self.wrong_range(i, s, value)
+        elif overflow or small < s.low or (small > 0 and <uint64_t>small > s.high):
+            self.wrong_range(i, s, value)
+        else:
+            out[0] = <uint64_t>small & 0xFFFFFFFF if s.kind == ARG_U32 else <uint64_t>small
         return 0
+
+    cdef int wrong_range(self, int i, const spec *s, value) except -1:
+        raise ArgumentRangeError(f"{self.label(i)}: {value} does not fit (from {s.low} to {s.high}).")
 
     cdef double real(self, int i, value) except? -1:
         if isinstance(value, (str, bytes, Buffer)) or not hasattr(value, "__float__") and not hasattr(value, "__index__"):
@@ -382,7 +378,7 @@ cdef class Kernel:
 
     # --- runs that can be used again ----------------------------------------------------------------------------
     cdef void *take(self) except NULL:
-        if self.orphans:
+        if PyList_GET_SIZE(self.orphans):
             self.sweep()
         if self.idles:
             self.idles -= 1
@@ -421,6 +417,12 @@ cdef class Kernel:
             return RunTimeoutError(f"{where} did not finish in {limit:g} s.  It is still pending.",
                                    hint="Wait longer, or stop it with dev.reset().")
         if state == RUN_ABORTED:
+            try:
+                self.session.session.loaded_id()
+            except DeviceLostError as lost:
+                return lost
+            except FpgaError:
+                pass
             return RunError(f"{where} was aborted.", hint="Its output is not complete: run it again.")
         return RunError(f"{where} ended in an error state.",
                         hint="Check the sizes and addresses of its arguments; dev.reset() clears the accelerator.")
@@ -480,7 +482,7 @@ cdef class Run:
     cdef object __weakref__
     cdef readonly Kernel kernel
     cdef void *handle
-    cdef tuple args
+    cdef tuple args              # None until it has started
     cdef int last
     cdef void *prev
     cdef void *next
@@ -591,7 +593,9 @@ cdef class Run:
 
     async def join(self):
         """The same as ``await run``: waits on a thread, 50 ms at a time, so that cancelling takes effect soon."""
-        loop = asyncio.get_running_loop()
+        from asyncio import get_running_loop  # 20 ms that only those who await need to pay
+
+        loop = get_running_loop()
         while self.look() == RUN_RUNNING:
             await loop.run_in_executor(None, self._wait_slice)
         return self.wait(0)
@@ -604,7 +608,9 @@ cdef class Run:
         if self.handle == NULL or self.kernel is None:
             return
         try:
-            if self.look() == RUN_RUNNING:
+            if self.args is None:  # it was never started
+                self.kernel.give(self.handle)
+            elif self.look() == RUN_RUNNING:
                 # Nobody will wait for it, but the hardware still uses its buffers: hand it over.
                 self.unlink()
                 other = Run.__new__(Run)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 import time
 
 from fpgahal._errors import DeviceBusyError
@@ -102,6 +101,8 @@ def _folder(info: DeviceInfo) -> str:
     if info.root != "/":
         os.makedirs(folder, exist_ok=True)
     elif not os.access(folder, os.W_OK):
+        import tempfile  # slow to import, and rarely needed
+
         return tempfile.gettempdir()
     return folder
 

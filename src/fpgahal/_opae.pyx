@@ -64,6 +64,7 @@ cdef extern from "opae_abi.h":
     const char *opae_abi_fill(void *library, opae_abi *table)
     enum: FPGA_OPEN_SHARED, FPGA_RECONF_FORCE
     enum: FPGA_DEVICE, FPGA_ACCELERATOR
+    enum: FPGA_NOT_FOUND, FPGA_NO_DRIVER
 
 cdef extern from *:
     """
@@ -76,6 +77,8 @@ cdef extern from *:
 # MMIO region 0 of a port: 256 KiB (libopae-c's own bound check is off by one, so ours must be right).
 cdef uint64_t MMIO_BYTES = 0x40000
 cdef uint64_t AFU_ID_L = 0x08, AFU_ID_H = 0x10  # device feature header: the id, low and high half
+
+cdef uint64_t ALL_ONES = 0xFFFFFFFFFFFFFFFF     # what a PCIe read returns when nobody answers
 
 cdef int MAX_WRITES = 32
 
@@ -261,6 +264,14 @@ cdef class OpaeSession(Session):
                                        hint="Program an image that is known to be good: dev.program(path).")
         return 0
 
+    cdef bint lost(self) noexcept nogil:
+        """Whether the card dropped off the bus: the driver says so, or every bit reads as one."""
+        cdef uint64_t value = 0
+        if self.port == NULL:
+            return False
+        cdef fpga_result result = self.opae.abi.fpgaReadMMIO64(self.port, 0, AFU_ID_L, &value)
+        return result == FPGA_NOT_FOUND or result == FPGA_NO_DRIVER or (result == 0 and value == ALL_ONES)
+
     cdef int fail(self, fpga_result result, const char *what) except -1 nogil:
         with gil:
             raise self.opae.error(result, what.decode(), self.info)
@@ -330,6 +341,9 @@ cdef class OpaeSession(Session):
             return None
         self.csr_read64(AFU_ID_L, &low)
         self.csr_read64(AFU_ID_H, &high)
+        if low == ALL_ONES and high == ALL_ONES:
+            raise DeviceLostError(f"{self.info.address} does not answer: all its registers read as ones.",
+                                  hint="`fpgahal list` shows the devices that answer now.")
         return uuid.UUID(int=<object>high << 64 | low)
 
     def program(self, bitstream, force):
@@ -429,6 +443,7 @@ cdef class OpaeKernel(KernelSession):
     cdef uint32_t done_at, done_mask, done_value, error_at, error_mask, error_value
     cdef bint has_error
     cdef run *active
+    cdef uint32_t polls
 
     def __init__(self, OpaeSession session, contract):
         super().__init__(session, contract.info)
@@ -523,7 +538,10 @@ cdef class OpaeKernel(KernelSession):
             r.state = RUN_ABORTED
             return r.state
         if (<volatile_u32 *>(dsm + self.done_at))[0] & self.done_mask != self.done_value:
-            return RUN_RUNNING
+            self.polls += 1
+            if self.polls & 0x3FF == 0 and self.port.lost():  # a card that is gone never writes its DSM
+                r.state = RUN_ABORTED
+            return r.state
         fence()
         r.state = RUN_COMPLETED
         if self.has_error and (<volatile_u32 *>(dsm + self.error_at))[0] & self.error_mask != self.error_value:

@@ -302,12 +302,12 @@ cdef class XrtSession(Session):
             result = self.xrt.abi.xrtDeviceLoadXclbin(self.device, &data[0])
         if result:
             raise self.xrt.error("xrtDeviceLoadXclbin", self.info, ProgramError)
-        self.bitstream = bitstream
+        if self.loaded_id() == bitstream.afu_id:  # else its banks and kernels are not those on the card
+            self.bitstream = bitstream
 
     def attach(self, bitstream):
         if self.bitstream is None:
             self.program(bitstream, False)
-        self.bitstream = bitstream
 
     def banks(self):
         return self.bitstream.banks if self.bitstream is not None else ()
