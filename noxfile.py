@@ -78,15 +78,16 @@ def sanitize(session: nox.Session) -> None:
         plain = Path(session.run("python", "-c", "from fpgahal import _library; print(_library.emulator('opae'))",
                                  silent=True).strip()).parent
         for driver in ("opae", "xrt"):
-            source, program = f"tests/native/test_{driver}.c", build / f"test_{driver}"
-            flags = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Inative/include", "-Inative/emu", "-pthread", source,
+            sources = sorted(str(path) for path in (ROOT / "tests/native").glob(f"test_{driver}*.c"))
+            flags = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Inative/include", "-Inative/emu", "-pthread", *sources,
                      "-ldl", "-lm"]
+            library, program = f"libfpgahal-emu-{driver}.so", str(build / f"test_{driver}")
             session.run("gcc", "-fsanitize=address,undefined", *flags, "-o", f"{program}-asan", external=True)
-            session.run(f"{program}-asan", str(emulators / f"libfpgahal-emu-{driver}.so"), env=strict, external=True)
-            session.run("gcc", *flags, "-o", str(program), external=True)
+            session.run(f"{program}-asan", str(emulators / library), env={**strict, "CYCLES": "1000"}, external=True)
+            session.run("gcc", *flags, "-o", program, external=True)
             session.run("valgrind", "-q", "--error-exitcode=99", "--leak-check=full", "--errors-for-leak-kinds=definite",
-                        "--child-silent-after-fork=yes", str(program), str(plain / f"libfpgahal-emu-{driver}.so"),
-                        env={"FPGAHAL_TEST_QUICK": "1"}, external=True)
+                        "--child-silent-after-fork=yes", program, str(plain / library), env={"CYCLES": "200"},
+                        external=True)
         # 2. the conformance suite of the bindings over the instrumented libraries
         asan = session.run("gcc", "-print-file-name=libasan.so", silent=True, external=True).strip()
         session.run("pytest", "-q", "-p", "no:cacheprovider", "tests/conformance", "tests/faults",

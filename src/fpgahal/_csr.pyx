@@ -11,7 +11,7 @@ from fpgahal._wait cimport backoff, seconds_now
 
 import operator
 
-from fpgahal._errors import CsrError, PollTimeoutError
+from fpgahal._errors import ClosedError, CsrError, PollTimeoutError
 
 cdef double SLICE = 0.05  # seconds between two looks for Ctrl-C
 
@@ -164,9 +164,10 @@ cdef class KernelCsr:
         An offset is misaligned or outside the compute unit's address range.
     """
     cdef KernelSession kernel
+    cdef object owner  # the Kernel: it must not be collected, and so closed, while its registers are in use
 
-    def __init__(self, KernelSession kernel not None):
-        self.kernel = kernel
+    def __init__(self, KernelSession kernel not None, owner=None):
+        self.kernel, self.owner = kernel, owner
 
     @property
     def nbytes(self):
@@ -196,7 +197,9 @@ cdef class KernelCsr:
                 slice_end = start + limit
             with nogil:
                 while True:
-                    self.kernel.session.check()
+                    if self.kernel.closed or self.kernel.session.closed:
+                        with gil:
+                            self.check(at)
                     self.kernel.csr_read32(at, &seen)
                     if seen & bits == wanted:
                         break
@@ -214,6 +217,8 @@ cdef class KernelCsr:
 
     cdef uint32_t check(self, uint64_t offset) except? 0xFFFFFFFF:
         self.kernel.session.check()
+        if self.kernel.closed:
+            raise ClosedError(f"Kernel {self.kernel.info.name} is closed.", hint="Open it again: dev.kernel(name).")
         if offset & 3:
             raise CsrError(f"Register offset {offset:#x} of {self.kernel.info.name} is not a multiple of 4.")
         if offset + 4 > self.kernel.csr_bytes:

@@ -21,6 +21,7 @@ from fpgahal._errors import (
     BufferInUseError,
     ClosedError,
     DeviceBusyError,
+    DriverError,
     FpgaError,
     ProgramError,
     ProgramTimeoutError,
@@ -63,7 +64,7 @@ class Device:
 
         self.info = info
         self.shared = shared
-        self._programming: threading.Thread | None = None
+        self._programming: threading.Event | None = None  # set when the driver is done
         self._buffers: weakref.WeakSet[Buffer] = weakref.WeakSet()
         self._kernels: weakref.WeakSet[Kernel] = weakref.WeakSet()
         self._session: Session = _driver(info).open_session(info, shared)
@@ -191,24 +192,27 @@ class Device:
     ) -> None:
         # The vendor's call can't be interrupted, so it gets a thread: Ctrl-C and the timeout end our waiting, and
         # the Device stays busy until the driver is done.
+        # (Thread.join won't do: before Python 3.13 a Ctrl-C in it makes the thread look finished.)
         failure: list[BaseException] = []
+        done = threading.Event()
 
         def work() -> None:
             try:
                 session.program(bitstream, force)
             except BaseException as error:
                 failure.append(error)
+            finally:
+                done.set()
 
-        thread = threading.Thread(target=work, name=f"program {self.info.address}", daemon=True)
         started = time.monotonic()
-        self._programming = thread
-        thread.start()
+        self._programming = done
+        threading.Thread(target=work, name=f"program {self.info.address}", daemon=True).start()
         while True:
-            thread.join(0.05)
+            finished = done.wait(0.05)
             elapsed = time.monotonic() - started
             if progress is not None:
                 progress(elapsed)
-            if not thread.is_alive():
+            if finished:
                 break
             if timeout is not None and elapsed >= timeout:
                 raise ProgramTimeoutError(
@@ -329,7 +333,7 @@ class Device:
         """
         if self.closed:
             return
-        if self._programming is not None and self._programming.is_alive():
+        if self._programming is not None and not self._programming.is_set():
             self._ready()
         buffers = [buffer for buffer in self._buffers if not buffer.closed]
         for buffer in buffers:
@@ -343,7 +347,8 @@ class Device:
         for kernel in list(self._kernels):
             kernel.close()
         for buffer in buffers:
-            buffer.close()
+            with suppress(DriverError):  # what the driver does not take back now, it drops with the device
+                buffer.close()
         self._session.close()
 
     def _stop_runs(self) -> None:
@@ -375,9 +380,9 @@ class Device:
             # Another exception is on its way and says more; the session closes with the last view.
 
     def _ready(self) -> Session:
-        thread = self._programming
-        if thread is not None:
-            if thread.is_alive():
+        done = self._programming
+        if done is not None:
+            if not done.is_set():
                 raise DeviceBusyError(
                     f"{self.info.address} is still being programmed by an earlier call.",
                     hint="Wait until the driver is done; then verify what it runs.",

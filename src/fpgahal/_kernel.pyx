@@ -3,44 +3,25 @@
 """Kernel and Run: call an accelerator, watch one invocation of it."""
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.list cimport PyList_GET_SIZE
-from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
-from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.stdint cimport INT64_MAX, int64_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport free, malloc, realloc
 
-from fpgahal._buffer cimport Buffer
-from fpgahal._session cimport (
-    ARG_BUFFER, ARG_F32, ARG_F64, ARG_NONE, ARG_U32, ARG_U64, RUN_ABORTED, RUN_COMPLETED, RUN_ERROR, RUN_RUNNING,
-    KernelSession, Session, arg,
-)
+from fpgahal._session cimport RUN_ABORTED, RUN_COMPLETED, RUN_ERROR, RUN_RUNNING, KernelSession, arg
+from fpgahal._signature cimport MAX_ARGS, Signature
 from fpgahal._wait cimport seconds_now
-
-import operator
-import re
 
 from fpgahal._csr import KernelCsr
 from fpgahal._errors import (
     ArgumentError, ArgumentRangeError, ClosedError, DeviceBusyError, DeviceLostError, FpgaError, RunError,
     RunTimeoutError, UnsupportedError,
 )
-from fpgahal._types import ArgKind, RunState
+from fpgahal._types import RunState
 
 cdef double SLICE = 0.05   # seconds between two looks for Ctrl-C
 cdef int IN_FLIGHT = 16    # runs that map() keeps going where the driver sets no limit
 cdef int CHUNK = 1024      # batches that map() converts at a time
 
 cdef tuple STATES = (RunState.RUNNING, RunState.COMPLETED, RunState.ERROR, RunState.ABORTED)
-
-
-cdef struct spec:            # what one argument takes
-    int kind                 # arg_kind
-    bint wants_signed        # range of an integer: [low, high]
-    int64_t low
-    uint64_t high
-    int banks                # how many are allowed; 0: any
-    int bank[64]
 
 
 cdef class Kernel:
@@ -59,8 +40,8 @@ cdef class Kernel:
     cdef KernelSession session
     cdef readonly object info
     cdef readonly bint closed
-    cdef int n
-    cdef spec *specs
+    cdef int n                   # of arguments
+    cdef Signature signature
     cdef void **idle             # runs that may be started again
     cdef int idles, room
     cdef Py_ssize_t in_flight
@@ -68,15 +49,10 @@ cdef class Kernel:
     cdef list orphans            # runs whose Run object is gone, but which are not finished
 
     def __cinit__(self, KernelSession session not None):
-        cdef int i
         self.session, self.info = session, session.info
         self.orphans = []
         self.n = len(self.info.args)
-        self.specs = <spec *>calloc(max(self.n, 1), sizeof(spec))
-        if self.specs == NULL:
-            raise MemoryError()
-        for i, argument in enumerate(self.info.args):
-            describe(argument, &self.specs[i])
+        self.signature = Signature(session)
 
     @property
     def name(self):
@@ -89,7 +65,7 @@ cdef class Kernel:
             raise UnsupportedError(f"Kernel {self.name} was opened shared: its registers belong to the scheduler.",
                                    hint="dev.kernel(name, exclusive=True) gives them to you (XRT); "
                                         "on OPAE boards use dev.csr.")
-        return KernelCsr(self.session)
+        return KernelCsr(self.session, self)
 
     @property
     def _running(self):
@@ -124,17 +100,17 @@ cdef class Kernel:
         DeviceBusyError
             The accelerator runs one job at a time, and one is running.
         """
-        cdef arg values[64]
+        cdef arg values[MAX_ARGS]
         cdef Run run
         if self.closed:
             self.refuse()
-        self.convert(args, values)
+        self.signature.convert(args, values)
         run = Run.__new__(Run)
         run.kernel = self
         run.handle = self.take()
         self.session.run_start(run.handle, values, self.n)  # if it fails, the Run gives its handle back unused
         run.args = args
-        self.hold(args)
+        self.signature.hold(args)
         run.link()
         return run
 
@@ -203,7 +179,7 @@ cdef class Kernel:
         try:
             for i in range(count):
                 try:
-                    self.convert(items[i], values + i * self.n)
+                    self.signature.convert(items[i], values + i * self.n)
                 except (ArgumentError, ArgumentRangeError) as error:
                     error.message = f"Batch {first + i}: {error.message}"
                     raise
@@ -213,7 +189,7 @@ cdef class Kernel:
             self.in_flight += 1
             try:
                 for item in items:
-                    self.hold(item)
+                    self.signature.hold(item)
                 try:
                     with nogil:
                         while finished < count:
@@ -233,147 +209,47 @@ cdef class Kernel:
                                 break
                             finished += 1
                 except BaseException:
-                    self.settle(runs, depth, finished, started, items)
+                    self.settle(runs, depth, finished, started, items, 0.05)  # perhaps Ctrl-C: be quick
                     opened = 0
                     raise
                 if state != RUN_COMPLETED:
                     error = self.outcome(state, limit, f"batch {first + finished} of {self.name}")
-                    self.settle(runs, depth, finished, started, items)
+                    self.settle(runs, depth, finished, started, items, 1.0)
                     opened = 0
                     raise error
             finally:
                 self.in_flight -= 1
                 for item in items:
-                    self.unhold(item)
+                    self.signature.release(item)
         finally:
             for at in range(opened):
                 self.give(runs[at])
             free(values)
         return 0
 
-    cdef int settle(self, void **runs, int depth, Py_ssize_t finished, Py_ssize_t started, items) except -1:
+    cdef int settle(self, void **runs, int depth, Py_ssize_t finished, Py_ssize_t started, items,
+                    double patience) except -1:
         """After an error: give back what has ended, keep the rest (and its buffers) until it ends."""
-        cdef int at
+        cdef int at, state
+        cdef double end = seconds_now() + patience
         cdef Py_ssize_t i
         cdef Run run
         busy = {}
         for i in range(finished, started):
             busy[i % depth] = items[i]
         for at in range(depth):
-            if at in busy and not self.session.session.closed and self.session.run_wait(runs[at], 1.0) == RUN_RUNNING:
+            state = RUN_ABORTED
+            if at in busy and not self.session.session.closed:
+                with nogil:
+                    state = self.session.run_wait(runs[at], max(0.0, end - seconds_now()))
+            if state == RUN_RUNNING:
                 run = Run.__new__(Run)
                 run.kernel, run.handle, run.args = self, runs[at], busy[at]
-                self.hold(run.args)
+                self.signature.hold(run.args)
                 run.link()
                 self.orphans.append(run)
             else:
                 self.give(runs[at])
-        return 0
-
-    # --- arguments ----------------------------------------------------------------------------------------------
-    cdef int convert(self, tuple args, arg *out) except -1:
-        cdef Py_ssize_t count = PyTuple_GET_SIZE(args)
-        cdef int i, b
-        cdef spec *s
-        cdef Buffer buffer
-        cdef object value
-        if count != self.n:
-            names = ", ".join(f"{a.type or a.kind.value} {a.name}" for a in self.info.args)
-            raise ArgumentError(f"{self.name} takes {self.n} argument{'' if self.n == 1 else 's'} ({names}), "
-                                f"not {count}.")
-        for i in range(self.n):
-            s = &self.specs[i]
-            value = <object>PyTuple_GET_ITEM(args, i)
-            out[i].kind = s.kind
-            if s.kind == ARG_BUFFER:
-                if type(value) is not Buffer:
-                    self.wrong_type(i, value)
-                buffer = <Buffer>value
-                if buffer.closed:
-                    buffer.check()
-                if buffer.session is not self.session.session:
-                    raise ArgumentRangeError(
-                        f"{self.label(i)}: the buffer belongs to {buffer.session.info.address}, the kernel to "
-                        f"{self.session.session.info.address}.", hint="Allocate it with this kernel's device.")
-                if s.banks:
-                    for b in range(s.banks):
-                        if s.bank[b] == buffer.memory.bank:
-                            break
-                    else:
-                        allowed = ", ".join(str(bank) for bank in self.info.args[i].banks)
-                        raise ArgumentRangeError(
-                            f"{self.label(i)}: the buffer is in memory bank {buffer.memory.bank}; the argument is "
-                            f"connected to bank {allowed}.", hint=f"dev.allocate(..., bank={s.bank[0]})")
-                out[i].value.buffer = &buffer.memory
-            elif s.kind == ARG_F32 or s.kind == ARG_F64:
-                out[i].value.f = PyFloat_AS_DOUBLE(value) if PyFloat_CheckExact(value) else self.real(i, value)
-            elif s.kind == ARG_NONE:
-                if value is not None:
-                    self.wrong_type(i, value)
-                out[i].value.u = 0
-            else:
-                self.integer(i, s, value, &out[i].value.u)
-        return 0
-
-    cdef int integer(self, int i, const spec *s, value, uint64_t *out) except -1:
-        cdef int overflow = 0
-        cdef int64_t small
-        if not PyLong_CheckExact(value):
-            if isinstance(value, (float, str, bytes)):
-                self.wrong_type(i, value)
-            try:
-                value = operator.index(value)
-            except TypeError:
-                self.wrong_type(i, value)
-        small = PyLong_AsLongLongAndOverflow(value, &overflow)
-        if overflow > 0 and s.high > <uint64_t>INT64_MAX:
-            try:
-                out[0] = value
-            except OverflowError:
-                self.wrong_range(i, s, value)
-        elif overflow or small < s.low or (small > 0 and <uint64_t>small > s.high):
-            self.wrong_range(i, s, value)
-        else:
-            out[0] = <uint64_t>small & 0xFFFFFFFF if s.kind == ARG_U32 else <uint64_t>small
-        return 0
-
-    cdef int wrong_range(self, int i, const spec *s, value) except -1:
-        raise ArgumentRangeError(f"{self.label(i)}: {value} does not fit (from {s.low} to {s.high}).")
-
-    cdef double real(self, int i, value) except? -1:
-        if isinstance(value, (str, bytes, Buffer)) or not hasattr(value, "__float__") and not hasattr(value, "__index__"):
-            self.wrong_type(i, value)
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            self.wrong_type(i, value)
-        except OverflowError:
-            raise ArgumentRangeError(f"{self.label(i)}: {value} does not fit a double.") from None
-
-    cdef label(self, int i):
-        argument = self.info.args[i]
-        return f"{self.name} argument {i} ({argument.type or argument.kind.value} {argument.name})"
-
-    cdef int wrong_type(self, int i, value) except -1:
-        wanted = {ArgKind.BUFFER: "a fpgahal.Buffer", ArgKind.STREAM: "None (a stream)"}.get(self.info.args[i].kind)
-        if wanted is None:
-            wanted = "a number" if self.specs[i].kind in (ARG_F32, ARG_F64) else "an integer"
-        hint = "dev.allocate(array.shape, array.dtype), then copy into np.asarray(buffer)." if (
-            self.specs[i].kind == ARG_BUFFER and hasattr(value, "__array__")) else ""
-        raise ArgumentError(f"{self.label(i)} takes {wanted}, not {type(value).__name__}.", hint=hint)
-
-    cdef int hold(self, tuple args) except -1:
-        cdef int i
-        for i in range(self.n):
-            if self.specs[i].kind == ARG_BUFFER:
-                (<Buffer>PyTuple_GET_ITEM(args, i)).runs += 1
-        return 0
-
-    cdef int unhold(self, tuple args) except -1:
-        cdef int i
-        for i in range(self.n):
-            if self.specs[i].kind == ARG_BUFFER:
-                (<Buffer>PyTuple_GET_ITEM(args, i)).runs -= 1
         return 0
 
     # --- runs that can be used again ----------------------------------------------------------------------------
@@ -465,7 +341,6 @@ cdef class Kernel:
                 self.session.run_close(self.idle[self.idles])
             self.session.close()
         free(self.idle)
-        free(self.specs)
 
     cdef int refuse(self) except -1:
         self.session.session.check()
@@ -583,7 +458,7 @@ cdef class Run:
         self.last = state
         self.handle = NULL
         self.unlink()
-        self.kernel.unhold(self.args)
+        self.kernel.signature.release(self.args)
         self.args = ()
         self.kernel.give(handle)
         return 0
@@ -626,40 +501,3 @@ cdef bint all_tuples(items):
         if type(item) is not tuple:
             return False
     return True
-
-
-_UNSIGNED = re.compile(r"\b(unsigned|u(int|char|short|long)\w*|size_t|uint\d+_t|bool)\b")
-_SIGNED = re.compile(r"\b(int|char|short|long|signed)\b|\bint\d+_t\b")
-
-
-cdef int describe(argument, spec *out) except -1:
-    """What an argument takes, from the image's description of it."""
-    bits = 64  # a Python number: 1 << 64 must not wrap
-    if argument.kind is ArgKind.STREAM:
-        out.kind = ARG_NONE
-    elif argument.kind is ArgKind.BUFFER:
-        out.kind = ARG_BUFFER
-        if len(argument.banks) <= 64:
-            out.banks = len(argument.banks)
-            for at, bank in enumerate(argument.banks):
-                out.bank[at] = bank
-    elif argument.type == "float":
-        out.kind = ARG_F32
-    elif argument.type == "double":
-        out.kind = ARG_F64
-    elif "*" in argument.type or argument.size > 8:
-        raise UnsupportedError(f"Argument {argument.name} is a {argument.type or 'value'} of {argument.size} bytes "
-                               "passed by value: fpgahal passes scalars of up to 8 bytes.")
-    else:
-        out.kind = ARG_U32 if argument.size <= 4 else ARG_U64
-        bits = 8 * min(argument.size, 8)
-        if re.search(r"\b(unsigned )?u?char\b|\bu?int8_t\b", argument.type):
-            bits = 8
-        elif re.search(r"\bu?short\b|\bu?int16_t\b", argument.type):
-            bits = 16
-        # An unknown type name (a typedef) takes both readings of its bits.
-        unsigned = _UNSIGNED.search(argument.type) is not None
-        signed = not unsigned and _SIGNED.search(argument.type) is not None
-        out.low = 0 if unsigned else -(1 << (bits - 1))
-        out.high = (1 << (bits - 1)) - 1 if signed else (1 << bits) - 1
-    return 0

@@ -10,9 +10,13 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+import weakref
 
 from fpgahal._errors import DeviceBusyError
 from fpgahal._types import DeviceInfo
+
+
+_held: weakref.WeakSet[_FileLock] = weakref.WeakSet()
 
 
 class _FileLock:
@@ -29,6 +33,7 @@ class _FileLock:
             os.close(fd)
             return False
         self._fd = fd
+        _held.add(self)
         return True
 
     def holder(self) -> str:
@@ -48,6 +53,7 @@ class _FileLock:
         """Let go.  In the child of a fork only the child's copy is closed: the lock stays the parent's."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
+            _held.discard(self)
             if not forked:
                 fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
@@ -94,6 +100,15 @@ class ProgramLock(_FileLock):
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def _after_fork_in_child() -> None:
+    # A copy that stays open in the child would keep the lock when the parent is long gone.
+    for lock in list(_held):
+        lock.release(forked=True)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _folder(info: DeviceInfo) -> str:

@@ -4,15 +4,10 @@
 
 This file and ``native/include/opae_abi.h`` are all that knows libopae-c.  Facts: OPAE C API 1.0.0 to 2.14.
 """
-cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from fpgahal._session cimport (
-    ARG_BUFFER, RUN_ABORTED, RUN_COMPLETED, RUN_ERROR, RUN_RUNNING, KernelSession, Session, arg, memory,
-)
-from fpgahal._wait cimport backoff, seconds_now
+from fpgahal._session cimport Session, memory
 
 import ctypes
 import threading
@@ -21,9 +16,11 @@ import uuid
 from fpgahal import _library
 from fpgahal._contract import RegisterContract, contracts_for
 from fpgahal._errors import (
-    ArgumentRangeError, DeviceBusyError, DeviceLostError, DeviceStateError, FpgaError, KernelNotFoundError,
+    ArgumentRangeError, DeviceLostError, DeviceStateError, FpgaError, KernelNotFoundError,
     LibraryError, opae_error,
 )
+from fpgahal._register_kernel import RegisterKernel
+from fpgahal._lock import ProgramLock
 from fpgahal._types import BankInfo
 
 cdef extern from "opae_abi.h":
@@ -69,9 +66,7 @@ cdef extern from "opae_abi.h":
 cdef extern from *:
     """
     #define fence() __sync_synchronize()
-    typedef volatile uint32_t volatile_u32;
     """
-    ctypedef uint32_t volatile_u32
     void fence() noexcept nogil
 
 # MMIO region 0 of a port: 256 KiB (libopae-c's own bound check is off by one, so ours must be right).
@@ -80,7 +75,6 @@ cdef uint64_t AFU_ID_L = 0x08, AFU_ID_H = 0x10  # device feature header: the id,
 
 cdef uint64_t ALL_ONES = 0xFFFFFFFFFFFFFFFF     # what a PCIe read returns when nobody answers
 
-cdef int MAX_WRITES = 32
 
 
 # --- the library ----------------------------------------------------------------------------------------------
@@ -214,7 +208,6 @@ cdef class OpaeSession(Session):
     cdef Opae opae
     cdef fpga_handle port            # NULL while no AFU answers (a failed reconfiguration)
     cdef int flags
-    cdef readonly uint64_t epoch     # counts resets: runs of an earlier epoch were aborted
 
     def __init__(self, info, shared):
         super().__init__(info)
@@ -224,7 +217,8 @@ cdef class OpaeSession(Session):
         try:
             self.open_port()
             if self.port == NULL:  # nothing to talk to, but perhaps something to program
-                self.require_fme()
+                with ProgramLock(info, 0):  # or somebody else's program() is just at it: then it is busy
+                    self.require_fme()
         except BaseException:
             self.closed = True
             raise
@@ -384,11 +378,11 @@ cdef class OpaeSession(Session):
             if name.afu_id != loaded:
                 raise KernelNotFoundError(f"{self.info.address} runs {loaded}; contract {name.name} is for "
                                           f"{name.afu_id}.", hint="Load its image first: dev.program(path).")
-            return OpaeKernel(self, name)
+            return RegisterKernel(self, name)
         contracts = contracts_for(loaded)
         for contract in contracts:
             if contract.name == name:
-                return OpaeKernel(self, contract)
+                return RegisterKernel(self, contract)
         known = ", ".join(contract.name for contract in contracts) or "none"
         raise KernelNotFoundError(
             f"{self.info.address}: no kernel {name!r} for AFU {loaded} (known: {known}).",
@@ -412,161 +406,6 @@ cdef class OpaeSession(Session):
     def __dealloc__(self):
         if self.port != NULL and not self.forked:
             self.opae.abi.fpgaClose(self.port)
-
-
-# --- a kernel behind registers --------------------------------------------------------------------------------
-
-cdef struct write:
-    uint32_t offset
-    int bits
-    int source      # argument index, or CONSTANT, or DSM
-    int shift
-    uint64_t value
-
-cdef enum:
-    CONSTANT = -1
-    DSM = -2
-
-cdef struct run:
-    uint64_t epoch
-    int state
-    bint started
-
-
-@cython.no_gc_clear
-cdef class OpaeKernel(KernelSession):
-    cdef OpaeSession port
-    cdef memory dsm
-    cdef write start[32]
-    cdef write finish[32]
-    cdef int starts, finishes
-    cdef uint32_t done_at, done_mask, done_value, error_at, error_mask, error_value
-    cdef bint has_error
-    cdef run *active
-    cdef uint32_t polls
-
-    def __init__(self, OpaeSession session, contract):
-        super().__init__(session, contract.info)
-        self.port = session
-        self.max_in_flight = 1
-        self.starts = self.compile(contract.start, contract, self.start)
-        self.finishes = self.compile(contract.finish, contract, self.finish)
-        for word in (contract.done, contract.error):
-            if word and not (0 <= word.offset <= contract.dsm_bytes - 4 and word.offset % 4 == 0):
-                raise ArgumentRangeError(f"Contract {contract.name}: word {word.offset:#x} is not inside its DSM of "
-                                         f"{contract.dsm_bytes} bytes.")
-        self.done_at, self.done_mask, self.done_value = contract.done.offset, contract.done.mask, contract.done.value
-        self.has_error = contract.error is not None
-        if self.has_error:
-            self.error_at, self.error_mask = contract.error.offset, contract.error.mask
-            self.error_value = contract.error.value
-        session.memory_allocate(contract.dsm_bytes, 0, &self.dsm)
-
-    cdef int compile(self, writes, contract, write *out) except -1:
-        names = {info.name: index for index, info in enumerate(contract.args)}
-        if len(writes) > MAX_WRITES:
-            raise ArgumentRangeError(f"Contract {contract.name} has {len(writes)} writes; {MAX_WRITES} is the most.")
-        for at, item in enumerate(writes):
-            if item.bits not in (32, 64) or item.offset % (item.bits // 8) or not 0 <= item.offset < MMIO_BYTES:
-                raise ArgumentRangeError(f"Contract {contract.name}: bad register {item}.")
-            out[at].offset, out[at].bits, out[at].shift = item.offset, item.bits, item.shift
-            out[at].value = 0
-            if item.value == "dsm":
-                out[at].source = DSM
-            elif isinstance(item.value, str):
-                if item.value not in names:
-                    raise ArgumentRangeError(f"Contract {contract.name}: no argument {item.value!r} in {item}.")
-                out[at].source = names[item.value]
-            else:
-                out[at].source, out[at].value = CONSTANT, item.value
-        return len(writes)
-
-    cdef int emit(self, const write *writes, int count, const arg *args) except -1 nogil:
-        cdef int i
-        cdef uint64_t value
-        for i in range(count):
-            if writes[i].source == CONSTANT:
-                value = writes[i].value
-            elif writes[i].source == DSM:
-                value = self.dsm.address
-            elif args[writes[i].source].kind == ARG_BUFFER:
-                value = args[writes[i].source].value.buffer.address
-            else:
-                value = args[writes[i].source].value.u
-            value >>= writes[i].shift
-            if writes[i].bits == 64:
-                self.port.csr_write64(writes[i].offset, value)
-            else:
-                self.port.csr_write32(writes[i].offset, <uint32_t>value)
-        return 0
-
-    cdef void *run_open(self) except NULL:
-        cdef run *r = <run *>calloc(1, sizeof(run))
-        if r == NULL:
-            raise MemoryError()
-        return r
-
-    cdef void run_close(self, void *r) noexcept:
-        if self.active == r:
-            self.active = NULL
-        free(r)
-
-    cdef int run_start(self, void *handle, const arg *args, int n) except -1 nogil:
-        cdef run *r = <run *>handle
-        self.port.ready()
-        if self.active != NULL and self.active != r and self.run_poll(self.active) == RUN_RUNNING:
-            with gil:
-                raise DeviceBusyError(
-                    f"{self.info.name} on {self.port.info.address} runs one job at a time, and one is running.",
-                    hint="Wait for that run first, or stop it with dev.reset().")
-        (<uint32_t *>(<char *>self.dsm.host + self.done_at))[0] = ~self.done_value & self.done_mask
-        fence()
-        r.epoch = self.port.epoch
-        r.state = RUN_ABORTED  # if a write fails, nothing runs
-        self.active = NULL
-        self.emit(self.start, self.starts, args)
-        r.state = RUN_RUNNING
-        self.active = r
-        return 0
-
-    cdef int run_poll(self, void *handle) except -1 nogil:
-        cdef run *r = <run *>handle
-        cdef char *dsm = <char *>self.dsm.host
-        if r.state != RUN_RUNNING:
-            return r.state
-        if r.epoch != self.port.epoch:
-            r.state = RUN_ABORTED
-            return r.state
-        if (<volatile_u32 *>(dsm + self.done_at))[0] & self.done_mask != self.done_value:
-            self.polls += 1
-            if self.polls & 0x3FF == 0 and self.port.lost():  # a card that is gone never writes its DSM
-                r.state = RUN_ABORTED
-            return r.state
-        fence()
-        r.state = RUN_COMPLETED
-        if self.has_error and (<volatile_u32 *>(dsm + self.error_at))[0] & self.error_mask != self.error_value:
-            r.state = RUN_ERROR
-        self.active = NULL
-        self.emit(self.finish, self.finishes, NULL)
-        return r.state
-
-    cdef int run_wait(self, void *handle, double seconds) except -1 nogil:
-        cdef double end = seconds_now() + seconds
-        cdef unsigned int round = 0
-        cdef int state
-        while True:
-            state = self.run_poll(handle)
-            if state != RUN_RUNNING or seconds_now() >= end:
-                return state
-            self.port.check()
-            round = backoff(round)
-
-    def close(self):
-        if not self.closed:
-            self.closed = True
-            if not self.port.closed:
-                self.port.memory_free(&self.dsm)
-            self.dsm.host = NULL
 
 
 def open_session(info, shared):

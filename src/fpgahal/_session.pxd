@@ -42,9 +42,11 @@ cdef class Session:
     cdef readonly object info            # DeviceInfo
     cdef readonly bint closed
     cdef bint forked                     # closed because this process is the child of a fork
+    cdef readonly uint64_t epoch         # counts resets: runs of an earlier epoch were aborted
     cdef uint64_t csr_bytes              # size of the device-wide register space; 0: there is none
 
     cdef int check(self) except -1 nogil                                     # open, and this process's
+    cdef bint lost(self) noexcept nogil                                      # it dropped off the bus
     cdef int csr_read32(self, uint64_t offset, uint32_t *value) except -1 nogil
     cdef int csr_read64(self, uint64_t offset, uint64_t *value) except -1 nogil
     cdef int csr_write32(self, uint64_t offset, uint32_t value) except -1 nogil

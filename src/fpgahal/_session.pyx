@@ -24,6 +24,9 @@ cdef class Session:
                 refuse(self)
         return 0
 
+    cdef bint lost(self) noexcept nogil:
+        return False
+
     # --- hot verbs: a driver overrides those that it has -------------------------------------------------
     cdef int csr_read32(self, uint64_t offset, uint32_t *value) except -1 nogil:
         with gil:

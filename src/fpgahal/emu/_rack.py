@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import threading
 import weakref
@@ -98,6 +99,10 @@ class Rack:
     def status(self, device: str | int | DeviceInfo) -> control.Status:
         """Return what the emulator says of a board, also of one that vanished."""
         return control.status(self.dir, self._find(device).bdf)
+
+    def hold_files(self, device: str | int | DeviceInfo) -> list[str]:
+        """Return the files that a process keeps open, and locked, while it uses a board."""
+        return glob.glob(f"{glob.escape(self.dir)}/lock/{self._find(device).index}.*")
 
     def close(self) -> None:
         """Leave the rack, and delete its folder unless it was to be kept.  Again: does nothing."""

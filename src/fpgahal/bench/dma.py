@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bandwidth between an array of the program and the device's memory, by size: copy and sync, both ways.
+
+On an OPAE board a buffer is host memory that the AFU reaches by itself, so this is the cost of filling and
+emptying it; what the AFU itself moves is measured with NLB3.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fpgahal import Buffer, Device
+from fpgahal.bench.report import Report, size_text
+
+Bytes = npt.NDArray[np.uint8]
+SIZES = tuple(1 << bits for bits in range(12, 27, 2))  # 4 KiB to 64 MiB
+
+
+def bandwidths(dev: Device, seconds: float, report: Report) -> list[dict[str, Any]]:
+    """One entry a size: ``{"bytes", "to_device_gbps", "from_device_gbps"}``, GB/s of 10^9 bytes."""
+    report.line(f"{'size':>8}  {'to device':>14}  {'from device':>14}")
+    found = []
+    for size in SIZES:
+        array = np.full(size, 0x5A, np.uint8)
+        with dev.allocate(size) as buffer:
+            up = _gbps(_upload, buffer, array, seconds)
+            down = _gbps(_download, buffer, array, seconds)
+        found.append({"bytes": size, "to_device_gbps": round(up, 4), "from_device_gbps": round(down, 4)})
+        report.line(f"{size_text(size):>8}  {up:>9.3f} GB/s  {down:>9.3f} GB/s")
+    return found
+
+
+def _upload(buffer: Buffer, array: Bytes) -> None:
+    np.copyto(np.asarray(buffer), array)
+    buffer.sync_to_device()
+
+
+def _download(buffer: Buffer, array: Bytes) -> None:
+    buffer.sync_from_device()
+    np.copyto(array, np.asarray(buffer))
+
+
+def _gbps(move: Callable[[Buffer, Bytes], None], buffer: Buffer, array: Bytes, seconds: float) -> float:
+    """The best of several runs: what the machine can do, not what else it did."""
+    move(buffer, array)
+    best, rounds, end = float("inf"), 0, time.perf_counter() + seconds
+    while rounds < 3 or time.perf_counter() < end:
+        start = time.perf_counter_ns()
+        move(buffer, array)
+        best = min(best, time.perf_counter_ns() - start)
+        rounds += 1
+    return array.nbytes / best

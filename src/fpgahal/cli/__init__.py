@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``fpgahal``.  One file a group of commands; `app` has what they share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import fpgahal
+from fpgahal.cli.app import Parser, UsageError, common_options, run
+
+EPILOG = """\
+exit codes: 0 done; 1 what was asked is not so (verify, doctor); 2 wrong usage; 3 fpgahal could not do it;
+130 interrupted.  With --json, errors are a JSON document, too: {"error": {"type", "message", "hint"}}.
+FPGAHAL_TRACEBACK=1 adds a Python traceback to errors."""
+
+
+def build_parser() -> Parser:
+    """Declare every command."""
+    # Imported here, because fpgahal-bench shares files of this package, and should not wait for the rest.
+    from fpgahal.cli import devices, doctor, emulate, images
+
+    common = common_options()
+    parser = Parser(prog="fpgahal", parents=[common], epilog=EPILOG,
+                    description="Find, program and check FPGA boards, real or emulated.",
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"fpgahal {fpgahal.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for group in (devices, images, doctor, emulate):
+        group.add_to(commands, common)
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse; what follows ``--`` belongs to the command that `emulate` runs."""
+    ours, command = list(argv), None
+    if "--" in ours:
+        at = ours.index("--")
+        ours, command = ours[:at], ours[at + 1:]
+    args = build_parser().parse_args(ours)
+    if command is not None and args.run.__name__ != "emulate":
+        raise UsageError("`--` is only for `fpgahal emulate`.")
+    args.command = command
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and give the exit code."""
+    return run("fpgahal", parse, argv)
+
+
+__all__ = ["main"]
