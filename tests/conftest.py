@@ -21,9 +21,20 @@ for variable in ("FPGAHAL_EMULATE", "FPGAHAL_EMU_RACK"):
     os.environ.pop(variable, None)
 
 
-@pytest.fixture(params=names())
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One case for each target; ``@pytest.mark.driver("opae")`` keeps to the targets of that driver."""
+    if "target" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("driver")
+        kept = [name for name in names() if only is None or name == "real" or name.startswith(only.args[0])]
+        metafunc.parametrize("target", kept, indirect=True)
+
+
+@pytest.fixture
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     with open_target(request.param) as opened:
+        only = request.node.get_closest_marker("driver")
+        if only is not None and opened.info.driver != only.args[0]:
+            pytest.skip(f"only for {only.args[0]} boards")
         yield opened
 
 

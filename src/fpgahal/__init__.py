@@ -10,13 +10,39 @@ True
 
 from typing import TYPE_CHECKING, Any
 
-from fpgahal import _errors
 from fpgahal._bitstream import Bitstream
 from fpgahal._buffer import Buffer
 from fpgahal._contract import RegisterContract, Word, Write
 from fpgahal._csr import Csr, KernelCsr
 from fpgahal._device import Device
-from fpgahal._errors import *  # noqa: F403 - the whole tree is public, and _errors.__all__ is that tree
+from fpgahal._errors import (
+    AFUMismatchError,
+    AccessError,
+    AmbiguousDeviceError,
+    ArgumentError,
+    ArgumentRangeError,
+    BitstreamError,
+    BufferInUseError,
+    ClosedError,
+    CsrError,
+    DeviceBusyError,
+    DeviceLostError,
+    DeviceMemoryError,
+    DeviceNotFoundError,
+    DeviceStateError,
+    DriverError,
+    FpgaError,
+    IncompatibleBitstreamError,
+    KernelNotFoundError,
+    LibraryError,
+    LibraryNotFoundError,
+    PollTimeoutError,
+    ProgramError,
+    ProgramTimeoutError,
+    RunError,
+    RunTimeoutError,
+    UnsupportedError,
+)
 from fpgahal._find import devices, find, open
 from fpgahal._kernel import Kernel, Run
 from fpgahal._types import (
@@ -36,22 +62,48 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AFUMismatchError",
+    "AccessError",
+    "AmbiguousDeviceError",
     "ArgInfo",
     "ArgKind",
+    "ArgumentError",
+    "ArgumentRangeError",
     "BankInfo",
     "Bitstream",
+    "BitstreamError",
     "Buffer",
+    "BufferInUseError",
+    "ClosedError",
     "Csr",
+    "CsrError",
     "Device",
+    "DeviceBusyError",
     "DeviceInfo",
+    "DeviceLostError",
+    "DeviceMemoryError",
+    "DeviceNotFoundError",
+    "DeviceStateError",
+    "DriverError",
+    "FpgaError",
     "Health",
     "HealthStatus",
+    "IncompatibleBitstreamError",
     "Kernel",
     "KernelCsr",
     "KernelInfo",
+    "KernelNotFoundError",
+    "LibraryError",
+    "LibraryNotFoundError",
+    "PollTimeoutError",
+    "ProgramError",
+    "ProgramTimeoutError",
     "RegisterContract",
     "Run",
+    "RunError",
     "RunState",
+    "RunTimeoutError",
+    "UnsupportedError",
     "Word",
     "Write",
     "devices",
@@ -59,7 +111,6 @@ __all__ = [
     "find",
     "kernels",
     "open",
-    *_errors.__all__,
 ]
 
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # cython: language_level=3, freethreading_compatible=True, binding=False, embedsignature=True
 """Registers: single accesses that keep the GIL (a PCIe read costs about 1 µs), and polling in C that drops it."""
-cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.long cimport PyLong_CheckExact
 from libc.stdint cimport uint32_t, uint64_t

@@ -185,4 +185,31 @@ def errno_error(number: int, text: str, what: str, bdf: str, *, default: type[Fp
     return cls(f"{bdf}: {what} failed: {detail}.", hint=hint.format(bdf=bdf), code=number or None)
 
 
-__all__ = [name for name, value in list(globals().items()) if isinstance(value, type) and issubclass(value, FpgaError)]
+__all__ = [
+    "AFUMismatchError",
+    "AccessError",
+    "AmbiguousDeviceError",
+    "ArgumentError",
+    "ArgumentRangeError",
+    "BitstreamError",
+    "BufferInUseError",
+    "ClosedError",
+    "CsrError",
+    "DeviceBusyError",
+    "DeviceLostError",
+    "DeviceMemoryError",
+    "DeviceNotFoundError",
+    "DeviceStateError",
+    "DriverError",
+    "FpgaError",
+    "IncompatibleBitstreamError",
+    "KernelNotFoundError",
+    "LibraryError",
+    "LibraryNotFoundError",
+    "PollTimeoutError",
+    "ProgramError",
+    "ProgramTimeoutError",
+    "RunError",
+    "RunTimeoutError",
+    "UnsupportedError",
+]

@@ -6,7 +6,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_GET_SIZE
 from libc.stdlib cimport free, malloc, realloc
 
-from fpgahal._session cimport RUN_ABORTED, RUN_COMPLETED, RUN_ERROR, RUN_RUNNING, KernelSession, arg
+from fpgahal._session cimport RUN_ABORTED, RUN_COMPLETED, RUN_RUNNING, KernelSession, arg
 from fpgahal._signature cimport MAX_ARGS, Signature
 from fpgahal._wait cimport seconds_now
 

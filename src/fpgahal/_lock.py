@@ -22,8 +22,8 @@ _held: weakref.WeakSet[_FileLock] = weakref.WeakSet()
 class _FileLock:
     def __init__(self, info: DeviceInfo, purpose: str) -> None:
         self.info = info
-        self.path = os.path.join(_folder(info), f"fpgahal-{info.bdf}-{info.slot}.{purpose}")
         self._fd = -1
+        self.path = os.path.join(_folder(info), f"fpgahal-{info.bdf}-{info.slot}.{purpose}")
 
     def _take(self, mode: int) -> bool:
         fd = _open(self.path)
@@ -48,6 +48,9 @@ class _FileLock:
     def _sign(self) -> None:
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def __del__(self) -> None:
+        self.release()
 
     def release(self, *, forked: bool = False) -> None:
         """Let go.  In the child of a fork only the child's copy is closed: the lock stays the parent's."""

@@ -36,7 +36,8 @@ cdef extern from "opae_abi.h":
     ctypedef struct opae_abi:
         fpga_result (*fpgaGetOPAECVersion)(fpga_version *) noexcept nogil
         const char *(*fpgaErrStr)(fpga_result) noexcept nogil
-        fpga_result (*fpgaEnumerate)(const fpga_properties *, uint32_t, fpga_token *, uint32_t, uint32_t *) noexcept nogil
+        fpga_result (*fpgaEnumerate)(const fpga_properties *, uint32_t, fpga_token *, uint32_t,
+                                     uint32_t *) noexcept nogil
         fpga_result (*fpgaDestroyToken)(fpga_token *) noexcept nogil
         fpga_result (*fpgaGetProperties)(fpga_token, fpga_properties *) noexcept nogil
         fpga_result (*fpgaDestroyProperties)(fpga_properties *) noexcept nogil
@@ -72,9 +73,7 @@ cdef extern from *:
 # MMIO region 0 of a port: 256 KiB (libopae-c's own bound check is off by one, so ours must be right).
 cdef uint64_t MMIO_BYTES = 0x40000
 cdef uint64_t AFU_ID_L = 0x08, AFU_ID_H = 0x10  # device feature header: the id, low and high half
-
 cdef uint64_t ALL_ONES = 0xFFFFFFFFFFFFFFFF     # what a PCIe read returns when nobody answers
-
 
 
 # --- the library ----------------------------------------------------------------------------------------------

@@ -71,7 +71,8 @@ cdef class RegisterKernel(KernelSession):
         if len(writes) > MAX_WRITES:
             raise ArgumentRangeError(f"Contract {contract.name} has {len(writes)} writes; {MAX_WRITES} is the most.")
         for at, item in enumerate(writes):
-            if item.bits not in (32, 64) or item.offset % (item.bits // 8) or not 0 <= item.offset < self.session.csr_bytes:
+            if (item.bits not in (32, 64) or item.offset % (item.bits // 8)
+                    or not 0 <= item.offset < self.session.csr_bytes):
                 raise ArgumentRangeError(f"Contract {contract.name}: bad register {item}.")
             out[at].offset, out[at].bits, out[at].shift = item.offset, item.bits, item.shift
             out[at].value = 0

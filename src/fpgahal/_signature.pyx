@@ -99,7 +99,7 @@ cdef class Signature:
         raise ArgumentRangeError(f"{self.label(i)}: {value} does not fit (from {s.low} to {s.high}).")
 
     cdef double real(self, int i, value) except? -1:
-        if isinstance(value, (str, bytes, Buffer)) or not hasattr(value, "__float__") and not hasattr(value, "__index__"):
+        if isinstance(value, (str, bytes, Buffer)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
             self.wrong_type(i, value)
         try:
             return float(value)

@@ -6,9 +6,9 @@ This file and ``native/include/xrt_abi.h`` are all that knows XRT.  Facts: XRT 2
 """
 cimport cython
 from libc.errno cimport errno
-from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memset
 
 from fpgahal._session cimport (
     ARG_BUFFER, ARG_F32, ARG_F64, ARG_NONE, ARG_U32, RUN_ABORTED, RUN_COMPLETED, RUN_ERROR, RUN_RUNNING,
@@ -16,14 +16,14 @@ from fpgahal._session cimport (
 )
 
 import ctypes
-import errno as errnos
 import os
 import threading
 import uuid
 
 from fpgahal import _library
 from fpgahal._errors import (
-    ArgumentRangeError, DeviceLostError, DeviceMemoryError, DeviceStateError, KernelNotFoundError, LibraryError, ProgramError, RunError,
+    ArgumentRangeError, DeviceLostError, DeviceMemoryError, DeviceStateError, KernelNotFoundError,
+    LibraryError, ProgramError, RunError,
     UnsupportedError, errno_error,
 )
 from fpgahal._lock import OpenLock
@@ -322,15 +322,17 @@ cdef class XrtSession(Session):
     def open_kernel(self, name, exclusive):
         self.check()
         if self.bitstream is None:
-            raise DeviceStateError(f"{self.info.address}: XRT wants the image loaded in each process before kernels open.",
-                                   hint="dev.program(path) does it; a board that runs it already is not reprogrammed.")
+            raise DeviceStateError(
+                f"{self.info.address}: XRT wants the image loaded in each process before kernels open.",
+                hint="dev.program(path) does it; a board that runs it already is not reprogrammed.")
         base, _, units = str(name).partition(":")
         for info in self.bitstream.kernels:
             # The text becomes a regular expression inside XRT: only names that the image has get through.
             if info.name == base and self.known_units(units, info):
                 return XrtKernel(self, info, str(name), exclusive)
         offered = "; ".join(f"{k.name}:{{{','.join(k.compute_units)}}}" for k in self.bitstream.kernels) or "none"
-        raise KernelNotFoundError(f"{self.info.address}: no kernel {name!r} in {self.bitstream.name} (it has {offered}).")
+        raise KernelNotFoundError(
+            f"{self.info.address}: no kernel {name!r} in {self.bitstream.name} (it has {offered}).")
 
     def known_units(self, units, info):
         return not units or (units[0] == "{" and units[-1] == "}"

@@ -14,14 +14,13 @@ import fpgahal
 
 @pytest.fixture
 def csr(target: Target, dev: fpgahal.Device) -> fpgahal.Csr:
-    if target.info.driver != "opae":
-        pytest.skip("no device-wide registers on XRT")
     return dev.csr
 
 
 SCRATCH = 0x100  # NLB: 32 bits at 0x100 and 0x104, 64 at 0x108
 
 
+@pytest.mark.driver("opae")
 def test_read_and_write(csr: fpgahal.Csr) -> None:
     csr.write32(SCRATCH, 0xDEADBEEF)
     assert csr.read32(SCRATCH) == 0xDEADBEEF
@@ -31,11 +30,13 @@ def test_read_and_write(csr: fpgahal.Csr) -> None:
     assert csr.read32(SCRATCH + 12) == 0x01234567
 
 
+@pytest.mark.driver("opae")
 def test_the_id_is_in_the_registers(csr: fpgahal.Csr, dev: fpgahal.Device) -> None:
     assert dev.afu_id is not None
     assert csr.read64(0x10) << 64 | csr.read64(0x8) == dev.afu_id.int
 
 
+@pytest.mark.driver("opae")
 @pytest.mark.parametrize("offset", [1, 2, 3, 0x101, 0x40000, 0x40004, 2**31, 2**63])
 def test_bad_offsets_32(csr: fpgahal.Csr, offset: int) -> None:
     for use in (csr.read32, lambda o: csr.write32(o, 0)):
@@ -43,6 +44,7 @@ def test_bad_offsets_32(csr: fpgahal.Csr, offset: int) -> None:
             use(offset)
 
 
+@pytest.mark.driver("opae")
 @pytest.mark.parametrize("offset", [1, 4, 0x104, 0x3FFFC, 0x40000, 2**40])
 def test_bad_offsets_64(csr: fpgahal.Csr, offset: int) -> None:
     for use in (csr.read64, lambda o: csr.write64(o, 0), lambda o: csr.poll(o, 1, 1, 0.1)):
@@ -50,6 +52,7 @@ def test_bad_offsets_64(csr: fpgahal.Csr, offset: int) -> None:
             use(offset)
 
 
+@pytest.mark.driver("opae")
 def test_values_that_do_not_fit(csr: fpgahal.Csr) -> None:
     for use in (lambda: csr.write32(SCRATCH, 2**32), lambda: csr.write32(SCRATCH, -1), lambda: csr.read64(-8)):
         with pytest.raises(OverflowError):
@@ -58,6 +61,7 @@ def test_values_that_do_not_fit(csr: fpgahal.Csr) -> None:
         csr.write32(SCRATCH, 1.5)  # type: ignore[arg-type]
 
 
+@pytest.mark.driver("opae")
 def test_poll(csr: fpgahal.Csr) -> None:
     csr.write64(SCRATCH + 8, 0x1F0)
     assert csr.poll(SCRATCH + 8, 0xF0, 0xF0, timeout=1) == 0x1F0
@@ -70,6 +74,7 @@ def test_poll(csr: fpgahal.Csr) -> None:
         csr.poll(SCRATCH, 1, 1, 0.1, width=16)  # type: ignore[arg-type]
 
 
+@pytest.mark.driver("opae")
 def test_reset_clears_registers_and_keeps_buffers(csr: fpgahal.Csr, dev: fpgahal.Device) -> None:
     buffer = dev.allocate(64)
     np.asarray(buffer)[:] = 9
@@ -79,9 +84,8 @@ def test_reset_clears_registers_and_keeps_buffers(csr: fpgahal.Csr, dev: fpgahal
     assert (np.asarray(buffer) == 9).all()
 
 
+@pytest.mark.driver("xrt")
 def test_xrt_has_registers_per_compute_unit(target: Target, dev: fpgahal.Device) -> None:
-    if target.info.driver != "xrt":
-        pytest.skip("OPAE has them per device")
     with pytest.raises(NotImplementedError, match="exclusive=True"):
         dev.csr.read32(0)
     with dev.kernel(target.kernel) as shared, pytest.raises(fpgahal.UnsupportedError, match="exclusive=True"):

@@ -189,9 +189,8 @@ def test_eight_threads_on_one_device(target: Target, dev: fpgahal.Device) -> Non
     assert not failures, failures[0]
 
 
+@pytest.mark.driver("opae")  # XRT queues runs
 def test_a_kernel_that_serves_one_job_says_busy(target: Target, dev: fpgahal.Device, kernel: fpgahal.Kernel) -> None:
-    if target.info.driver != "opae":
-        pytest.skip("XRT queues runs")
     target.need_rack().fault(target.info, "hang")
     src, dst = pair(dev, 64)
     run = kernel.start(*target.args(src, dst, 64))

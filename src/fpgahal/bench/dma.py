@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fpgahal import Buffer, Device
-from fpgahal.bench.report import Report, size_text
+from fpgahal.bench.report import Report
+from fpgahal.cli.output import size_text
 
 Bytes = npt.NDArray[np.uint8]
 SIZES = tuple(1 << bits for bits in range(12, 27, 2))  # 4 KiB to 64 MiB

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 import fpgahal
-from fpgahal import Device
+from fpgahal import Buffer, Device
 from fpgahal.bench import table
 from fpgahal.bench.boards import load
-from fpgahal.bench.copy import copy
+from fpgahal.bench.copy import check_equal, copy
 from fpgahal.bench.report import Report
 from fpgahal.cli.app import OK, UsageError
 from fpgahal.cli.files import replacing
@@ -76,16 +78,25 @@ def sweep(dev: Device, args: argparse.Namespace) -> Iterator[table.Row]:
     size = LINE * end * args.strided_access
     seconds = args.seconds if args.continuous else None
     with dev.allocate(size) as src, dev.allocate(size) as dst:
+        fill(src, dst)
         sizes = range(begin, end + 1, args.multi_cl)
         if copies:
             with NLB0(dev) as nlb0:
                 for lines in sizes:
-                    yield table.Row(nlb0.run(src, dst, lines))
+                    result = nlb0.run(src, dst, lines)
+                    check_equal(np.asarray(src)[:lines * LINE], np.asarray(dst)[:lines * LINE], 0)
+                    yield table.Row(result)
             return
         with NLB3(dev) as nlb3:
             for lines in sizes:
                 yield table.Row(nlb3.run(src, dst, mode=args.mode, lines=lines, stride=args.strided_access,
                                          multi_cl=args.multi_cl, seconds=seconds))
+
+
+def fill(src: Buffer, dst: Buffer) -> None:
+    """Give both buffers known contents, as nlb0 does; so their memory is there before it is measured."""
+    np.asarray(src)[:] = np.resize(np.arange(256, dtype=np.uint8), src.nbytes)
+    np.asarray(dst)[:] = 0
 
 
 def print_row(out: Output, row: table.Row, emulated: bool, as_csv: bool = False, first: bool = True) -> None:

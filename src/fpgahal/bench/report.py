@@ -43,11 +43,3 @@ def duration(nanoseconds: float) -> str:
         if nanoseconds >= size:
             return f"{nanoseconds / size:.2f} {unit}"
     return f"{nanoseconds:.0f} ns"
-
-
-def size_text(size: int) -> str:
-    """``64 MiB``."""
-    for unit, bits in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if size >= 1 << bits and size % (1 << bits) == 0:
-            return f"{size >> bits} {unit}"
-    return f"{size} B"

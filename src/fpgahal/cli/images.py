@@ -13,7 +13,7 @@ from fpgahal.cli import emulated
 from fpgahal.cli.app import OK
 from fpgahal.cli.emulated import label
 from fpgahal.cli.files import replacing
-from fpgahal.cli.output import Output, plain, progress
+from fpgahal.cli.output import Output, plain, progress, size_text
 
 
 def add_to(commands: argparse._SubParsersAction[Any], common: argparse.ArgumentParser) -> None:
@@ -102,8 +102,9 @@ def _print_image(image: Bitstream, out: Output) -> None:
                     ",".join(map(str, arg.banks)) or "-"] for arg in kernel.args])
     if image.banks:
         out.line()
-        out.table(["BANK", "NAME", "KIND", "BASE", "MIB", "USED"],
-                  [[bank.index, bank.name, bank.kind, f"{bank.base:#x}", bank.size >> 20, "yes" if bank.used else "no"]
+        out.table(["BANK", "NAME", "KIND", "BASE", "SIZE", "USED"],
+                  [[bank.index, bank.name, bank.kind, f"{bank.base:#x}", size_text(bank.size),
+                    "yes" if bank.used else "no"]
                    for bank in image.banks])
     sections = image.metadata.get("sections")
     if sections:

@@ -31,6 +31,14 @@ def plain(value: Any) -> Any:
     return value
 
 
+def size_text(size: int) -> str:
+    """``64 MiB``."""
+    for unit, bits in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if size >= 1 << bits and size % (1 << bits) == 0:
+            return f"{size >> bits} {unit}"
+    return f"{size} B"
+
+
 class Output:
     """Where one command's result goes.
 

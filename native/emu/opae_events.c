@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* opae_events.c: events, and the port's error register. */
+#define _GNU_SOURCE 1
+#include "opae.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+static struct opae_event *opae_event(fpga_event_handle e)
+{
+    struct opae_event *event = e;
+    return event && event->object.magic == OPAE_EVENT ? event : NULL;
+}
+
+/* ---- events --------------------------------------------------------------------------------------------- */
+
+fpga_result fpgaCreateEventHandle(fpga_event_handle *out)
+{
+    if (!out)
+        return FPGA_INVALID_PARAM;
+    struct opae_event *e = opae_new(OPAE_EVENT, sizeof *e);
+    if (!e)
+        return FPGA_NO_MEMORY;
+    e->fd = -1;
+    *out = e;
+    return FPGA_OK;
+}
+
+fpga_result fpgaDestroyEventHandle(fpga_event_handle *event)
+{
+    struct opae_event *e = event ? opae_event(*event) : NULL;
+    if (!e)
+        return FPGA_INVALID_PARAM;
+    if (e->fd >= 0) {
+        emu_port_forget_event(e->fd);
+        close(e->fd);
+    }
+    opae_free(e);
+    *event = NULL;
+    return FPGA_OK;
+}
+
+/* As in the vendor's library the descriptor exists only once the event is registered. */
+fpga_result fpgaGetOSObjectFromEventHandle(const fpga_event_handle event, int *fd)
+{
+    struct opae_event *e = opae_event(event);
+    if (!e || !fd || e->fd < 0)
+        return FPGA_INVALID_PARAM;
+    *fd = e->fd;
+    return FPGA_OK;
+}
+
+fpga_result fpgaRegisterEvent(fpga_handle handle, fpga_event_type type, fpga_event_handle event, uint32_t flags)
+{
+    struct opae_handle *h = opae_handle(handle);
+    struct opae_event *e = opae_event(event);
+    if (!h || !e)
+        return FPGA_INVALID_PARAM;
+    OPAE_ENTER(h);
+    if (!h->port || type == FPGA_EVENT_POWER_THERMAL)
+        return FPGA_NO_DAEMON; /* these come from a daemon, and there is none */
+    if (type == FPGA_EVENT_INTERRUPT && flags >= EMU_VECTORS)
+        return FPGA_INVALID_PARAM;
+    if (type != FPGA_EVENT_INTERRUPT && type != FPGA_EVENT_ERROR)
+        return FPGA_INVALID_PARAM;
+    if (e->fd < 0 && (e->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
+        return FPGA_EXCEPTION;
+    e->handle = h->id;
+    if (type == FPGA_EVENT_INTERRUPT)
+        emu_port_set_irq(h->port, flags, e->fd);
+    else
+        emu_port_set_error_event(h->port, e->fd);
+    return FPGA_OK;
+}
+
+fpga_result fpgaUnregisterEvent(fpga_handle handle, fpga_event_type type, fpga_event_handle event)
+{
+    struct opae_handle *h = opae_handle(handle);
+    struct opae_event *e = opae_event(event);
+    (void)type;
+    if (!h || !e || e->handle != h->id)
+        return FPGA_INVALID_PARAM;
+    OPAE_ENTER(h);
+    emu_port_forget_event(e->fd);
+    e->handle = 0;
+    return FPGA_OK;
+}
+
+struct one_of {
+    uint64_t handle;
+    int fd;
+};
+
+static void take_one(void *object, void *context)
+{
+    struct opae_event *e = object;
+    struct one_of *wanted = context;
+    if (wanted->fd < 0 && e->handle == wanted->handle) {
+        wanted->fd = e->fd;
+        e->handle = 0;
+    }
+}
+
+/* One after the other, because ports must not be asked while the list of events is locked. */
+void opae_events_close(struct opae_handle *h)
+{
+    for (;;) {
+        struct one_of event = { h->id, -1 };
+        opae_each(OPAE_EVENT, take_one, &event);
+        if (event.fd < 0)
+            return;
+        emu_port_forget_event(event.fd);
+    }
+}
+
+/* ---- errors --------------------------------------------------------------------------------------------- */
+
+/* A port has one error register; a device has none here. */
+static fpga_result port_token(fpga_token t, uint32_t error, const char *call, struct opae_token **out)
+{
+    struct opae_token *token = *out = opae_token(t);
+    if (!token)
+        return FPGA_INVALID_PARAM;
+    fpga_result result = opae_enter(token->rack, token->board, call);
+    if (result)
+        return result;
+    return token->type == FPGA_ACCELERATOR && error == 0 ? FPGA_OK : FPGA_NOT_FOUND;
+}
+
+fpga_result fpgaReadError(fpga_token t, uint32_t error, uint64_t *value)
+{
+    struct opae_token *token;
+    if (!value)
+        return FPGA_INVALID_PARAM;
+    fpga_result result = port_token(t, error, __func__, &token);
+    if (result)
+        return result;
+    emu_lock(token->board);
+    *value = token->board->errors;
+    emu_unlock(token->board);
+    return FPGA_OK;
+}
+
+fpga_result fpgaGetErrorInfo(fpga_token t, uint32_t error, struct fpga_error_info *info)
+{
+    struct opae_token *token;
+    if (!info)
+        return FPGA_INVALID_PARAM;
+    fpga_result result = port_token(t, error, __func__, &token);
+    if (result)
+        return result;
+    memset(info, 0, sizeof *info);
+    snprintf(info->name, sizeof info->name, "errors");
+    info->can_clear = true;
+    return FPGA_OK;
+}
+
+static void clear(struct emu_board *b)
+{
+    emu_lock(b);
+    b->errors = 0;
+    emu_unlock(b);
+}
+
+fpga_result fpgaClearError(fpga_token t, uint32_t error)
+{
+    struct opae_token *token;
+    fpga_result result = port_token(t, error, __func__, &token);
+    if (result == FPGA_OK)
+        clear(token->board);
+    return result;
+}
+
+fpga_result fpgaClearAllErrors(fpga_token t)
+{
+    struct opae_token *token = opae_token(t);
+    if (!token)
+        return FPGA_INVALID_PARAM;
+    OPAE_ENTER(token);
+    if (token->type == FPGA_ACCELERATOR)
+        clear(token->board);
+    return FPGA_OK;
+}
