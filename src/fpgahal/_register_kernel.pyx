@@ -157,17 +157,20 @@ cdef class RegisterKernel(KernelSession):
             return self.end(r)
 
     cdef int end(self, run *r) except -1:
+        cdef int state = RUN_ABORTED
         if r.state != RUN_RUNNING or self.session.resetting:
             return r.state  # another thread saw it first; or a reset is about to abort it
         if self.session.job == r:
             self.session.job = NULL
-        r.state = RUN_ABORTED
-        if r.epoch == self.session.epoch:
-            fence()
-            self.emit(self.finish, self.finishes, NULL)
-            good = not self.has_error or self.reported(self.error_at, self.error_mask, self.error_value)
-            r.state = RUN_COMPLETED if good else RUN_ERROR
-        return r.state
+        try:
+            if r.epoch == self.session.epoch:
+                fence()
+                self.emit(self.finish, self.finishes, NULL)
+                good = not self.has_error or self.reported(self.error_at, self.error_mask, self.error_value)
+                state = RUN_COMPLETED if good else RUN_ERROR
+        finally:
+            r.state = state  # once and for all: others look at it without the GIL
+        return state
 
     cdef bint reported(self, uint32_t offset, uint32_t mask, uint32_t value) noexcept nogil:
         return (<volatile_u32 *>(<char *>self.dsm.host + offset))[0] & mask == value
