@@ -59,8 +59,8 @@ fpga_result fpgaClose(fpga_handle handle)
     if (emu_fault(h->rack, h->board, EMU_FAULT_CALL, __func__, &code))
         return (fpga_result)code;
     int hold = h->hold;
+    opae_events_close(h);
     if (h->port) {
-        opae_events_close(h);
         if (emu_hold_only(hold))
             emu_port_reset(h->port);
         emu_port_close(h->port);

@@ -59,15 +59,18 @@ fpga_result fpgaRegisterEvent(fpga_handle handle, fpga_event_type type, fpga_eve
     if (!h || !e)
         return FPGA_INVALID_PARAM;
     OPAE_ENTER(h);
-    if (!h->port || type == FPGA_EVENT_POWER_THERMAL)
+    if (type == FPGA_EVENT_POWER_THERMAL)
         return FPGA_NO_DAEMON; /* these come from a daemon, and there is none */
-    if (type == FPGA_EVENT_INTERRUPT && flags >= EMU_VECTORS)
+    if (type == FPGA_EVENT_INTERRUPT && (!h->port || flags >= EMU_VECTORS)) /* a device has no user interrupts */
         return FPGA_INVALID_PARAM;
     if (type != FPGA_EVENT_INTERRUPT && type != FPGA_EVENT_ERROR)
         return FPGA_INVALID_PARAM;
     if (e->fd < 0 && (e->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
         return FPGA_EXCEPTION;
     e->handle = h->id;
+    e->device = h->port ? NULL : h->board;
+    if (e->device)
+        return FPGA_OK;
     if (type == FPGA_EVENT_INTERRUPT)
         emu_port_set_irq(h->port, flags, e->fd);
     else
@@ -87,6 +90,16 @@ fpga_result fpgaUnregisterEvent(fpga_handle handle, fpga_event_type type, fpga_e
     e->handle = 0;
     return FPGA_OK;
 }
+
+static void tell(void *object, void *context)
+{
+    struct opae_event *e = object;
+    const uint64_t one = 1;
+    if (e->handle && e->device == context && write(e->fd, &one, sizeof one) < 0)
+        return; /* it is as full as it can be: who waits for it has been told */
+}
+
+void opae_events_device_error(const struct emu_board *b) { opae_each(OPAE_EVENT, tell, (void *)b); }
 
 struct one_of {
     uint64_t handle;

@@ -77,14 +77,20 @@ fpga_result fpgaUpdateProperties(fpga_token t, fpga_properties prop)
     return FPGA_OK;
 }
 
+void opae_token_of(const struct opae_handle *h, struct opae_token *t)
+{
+    *t = (struct opae_token) { .rack = h->rack, .board = h->board, .type = h->port ? FPGA_ACCELERATOR : FPGA_DEVICE };
+    memcpy(t->guid, h->guid, sizeof t->guid);
+}
+
 fpga_result fpgaGetPropertiesFromHandle(fpga_handle handle, fpga_properties *out)
 {
     struct opae_handle *h = opae_handle(handle);
     if (!h || !out)
         return FPGA_INVALID_PARAM;
     OPAE_ENTER(h);
-    struct opae_token t = { .rack = h->rack, .board = h->board, .type = h->port ? FPGA_ACCELERATOR : FPGA_DEVICE };
-    memcpy(t.guid, h->guid, sizeof t.guid);
+    struct opae_token t;
+    opae_token_of(h, &t);
     struct opae_properties *p = opae_new(OPAE_PROPERTIES, sizeof *p);
     if (!p)
         return FPGA_NO_MEMORY;
@@ -139,7 +145,7 @@ static fpga_result usable(const struct opae_properties *p, int type, bool get)
     return get && !(p->valid & HAS_OBJTYPE) ? FPGA_NOT_FOUND : FPGA_INVALID_PARAM;
 }
 
-#define EXPORT __attribute__((visibility("default")))
+#define EXPORT ABI_EXPORT
 #define ACCESSORS(Name, type, field, bit, only)                                                                        \
     EXPORT fpga_result fpgaPropertiesGet##Name(const fpga_properties prop, type *out)                                  \
     {                                                                                                                  \

@@ -49,6 +49,11 @@ static inline struct opae_properties *opae_properties(fpga_properties prop)
     return p && p->object.magic == OPAE_PROPERTIES ? p : NULL;
 }
 
+/* What the token of an open object would be, for opae_describe. */
+void opae_token_of(const struct opae_handle *, struct opae_token *);
+/* fpgaEnumerate, on filters that were looked at. */
+fpga_result opae_enumerate(const struct opae_properties *const *filters, uint32_t num_filters, fpga_token *tokens,
+                           uint32_t max_tokens, uint32_t *num_matches);
 /* Fill in all that is known of an object; `state`: also whether somebody has it open. */
 void opae_describe(const struct opae_token *, bool state, struct opae_properties *);
 
