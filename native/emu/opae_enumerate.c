@@ -3,6 +3,7 @@
 #define _GNU_SOURCE 1
 #include "opae_properties.h"
 
+#include <stdio.h>
 #include <string.h>
 
 fpga_token opae_token_new(struct emu_rack *rack, struct emu_board *board, fpga_objtype type, const uint8_t guid[16])
@@ -114,7 +115,9 @@ fpga_result opae_enumerate(const struct opae_properties *const *filters, uint32_
 {
     struct emu_rack *rack = emu_rack_current();
     if (!rack) { /* an emulator without boards is a mistake in the set-up */
-        emu_error(NULL, true, "%s", emu_error_text());
+        char why[256];
+        snprintf(why, sizeof why, "%s", emu_error_text());
+        emu_error(NULL, true, "%s", why);
         return FPGA_NO_DRIVER;
     }
     uint32_t found = 0;
