@@ -75,8 +75,8 @@ def pci_id(root: str = "/") -> tuple[str, str] | None:
     return None
 
 
-def real() -> _library.Library:
-    """Load the machine's own libopae-c without letting it look for boards.
+def real() -> tuple[_library.Library, str]:
+    """Load the machine's own libopae-c without letting it look for boards; return it and its version.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def real() -> _library.Library:
         raise LibraryError(f"{where} is OPAE {found.major}.{found.minor}.{found.patch}; emulated boards below the real "
                            f"libopae-c need {OLDEST[0]}.{OLDEST[1]} or newer.",
                            hint=f"Update OPAE, or unset {CHOICE}: the emulated library needs none.")
-    return library
+    return library, f"{found.major}.{found.minor}.{found.patch}"
 
 
 def load_real() -> tuple[_library.Library, ctypes.CDLL]:
@@ -117,7 +117,7 @@ def load_real() -> tuple[_library.Library, ctypes.CDLL]:
         As :func:`real`; or it serves real boards already in this process, or refuses the plugin.
     """
     module = plugin()
-    library = real()
+    library, _ = real()
     shell = ctypes.CDLL(library.path, handle=library.handle)
     with tempfile.NamedTemporaryFile("w", prefix="fpgahal-", suffix=".cfg") as file:
         file.write(config(module, *SIMULATOR_ID))
@@ -153,4 +153,4 @@ def _set(values: dict[str, str | None]) -> None:
             os.environ[name] = value
 
 
-__all__ = ["CHOICE", "OLDEST", "config", "load_real", "pci_id", "plugin", "real", "wanted"]
+__all__ = ["CHOICE", "OLDEST", "SIMULATOR_ID", "config", "load_real", "pci_id", "plugin", "real", "wanted"]

@@ -58,8 +58,8 @@ def _digits(value: uuid.UUID | None) -> str:
 # Performance counters as the old driver names them; their values come from the emulated board (opae_sysobject.c).
 CACHE_COUNTERS = ("freeze", "read_hit", "write_hit", "read_miss", "write_miss", "hold_request", "tx_req_stall",
                   "rx_req_stall", "rx_eviction", "data_write_port_contention", "tag_write_port_contention")
-FABRIC_COUNTERS = ("enable", "freeze", "mmio_read", "mmio_write", "pcie0_read", "pcie0_write", "pcie1_read", "pcie1_write",
-                   "upi_read", "upi_write")
+FABRIC_COUNTERS = ("enable", "freeze", "mmio_read", "mmio_write", "pcie0_read", "pcie0_write", "pcie1_read",
+                   "pcie1_write", "upi_read", "upi_write")
 
 
 class _Writer:
