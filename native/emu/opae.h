@@ -135,6 +135,10 @@ fpga_result opae_result(int error); /* errno to fpga_result */
 fpga_token opae_token_new(struct emu_rack *, struct emu_board *, fpga_objtype, const uint8_t guid[16]);
 /* Which token's guid does the board show now?  False: it has no such object at the moment. */
 bool opae_guid_now(struct emu_board *, fpga_objtype, uint8_t guid[16]);
+uint32_t opae_num_errors(const struct emu_board *, fpga_objtype);
+/* A number in a file of a device, as its driver shows it in sysfs ("errors/pcie0_errors"). */
+bool opae_attribute_read(struct emu_rack *, struct emu_board *, const char *name, uint64_t *value);
+bool opae_attribute_write(struct emu_rack *, struct emu_board *, const char *name, uint64_t value);
 void opae_events_close(struct opae_handle *);
 /* Tell who waits for errors of a device (its FME; those of a port are emu_port_raise's). */
 void opae_events_device_error(const struct emu_board *);

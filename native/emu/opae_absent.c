@@ -2,7 +2,7 @@
 /*
  * opae_absent.c: the rest of the public API.  Vendor programs import these names, so they must exist;
  * what an emulated board does not have answers as the vendor's library does where hardware lacks it.
- * Of their arguments only the first is looked at: an object that must be there.
+ * Of their arguments only those are looked at that must be there: the object, and where something goes.
  */
 #include "opae.h"
 
@@ -17,6 +17,9 @@ static fpga_result not_supported(const char *name, const void *object)
 #define ABSENT(name)                                                                                                   \
     ABI_EXPORT fpga_result name(const void *object);                                                                   \
     fpga_result name(const void *object) { return not_supported(#name, object); }
+#define ABSENT_2(name)                                                                                                 \
+    ABI_EXPORT fpga_result name(const void *object, const void *second);                                               \
+    fpga_result name(const void *object, const void *second) { return not_supported(#name, second ? object : NULL); }
 /* The vendor's library has let go of these: no board and no argument changes the answer. */
 #define GONE(name)                                                                                                     \
     ABI_EXPORT fpga_result name(void);                                                                                 \
@@ -34,13 +37,13 @@ fpga_result fpgaGetChildren(fpga_handle handle, uint32_t room, fpga_handle *chil
 
 ABSENT(fpgaBindSVA)
 ABSENT(fpgaAssignPortToInterface)
-ABSENT(fpgaAssignToInterface)
-ABSENT(fpgaReleaseFromInterface)
-ABSENT(fpgaGetNumMetrics)
-ABSENT(fpgaGetMetricsInfo)
-ABSENT(fpgaGetMetricsByIndex)
-ABSENT(fpgaGetMetricsByName)
-ABSENT(fpgaGetMetricsThresholdInfo)
+ABSENT_2(fpgaAssignToInterface)
+ABSENT_2(fpgaReleaseFromInterface)
+ABSENT_2(fpgaGetNumMetrics)
+ABSENT_2(fpgaGetMetricsInfo)
+ABSENT_2(fpgaGetMetricsByIndex)
+ABSENT_2(fpgaGetMetricsByName)
+ABSENT(fpgaGetMetricsThresholdInfo) /* no place for them: how many are there? */
 GONE(fpgaGetNumUmsg)
 GONE(fpgaSetUmsgAttributes)
 GONE(fpgaTriggerUmsg)

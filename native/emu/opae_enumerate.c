@@ -89,7 +89,7 @@ static bool wanted(const struct opae_token *t, const struct opae_properties *con
     struct opae_properties o;
     bool state = false;
     for (uint32_t i = 0; i < n; i++)
-        state |= (filters[i]->valid & HAS_STATE) != 0;
+        state |= filters[i]->valid >> 32 != 0;
     opae_describe(t, state, &o);
     for (uint32_t i = 0; i < n; i++) {
         if (matches(filters[i], &o))

@@ -30,7 +30,7 @@ void opae_describe(const struct opae_token *t, bool state, struct opae_propertie
     p->subvendor_id = b->subvendor_id;
     p->subdevice_id = b->subdevice_id;
     p->object_id = object_id(b, t->type);
-    p->num_errors = afu;
+    p->num_errors = opae_num_errors(b, t->type);
     p->interface = 0; /* DFL */
     if (afu) {
         p->valid |= HAS_PARENT | HAS_NUM_MMIO | HAS_NUM_INTERRUPTS;
@@ -45,8 +45,10 @@ void opae_describe(const struct opae_token *t, bool state, struct opae_propertie
     } else {
         p->valid |= HAS_NUM_SLOTS | HAS_BBSID | HAS_BBSVERSION;
         p->num_slots = 1;
-        p->bbs_id = 1ull << 56 | 2ull << 52; /* version 1.2.0 of no real shell */
-        p->bbs_version = (fpga_version) { 1, 2, 0 };
+        p->bbs_id = 1ull << 56 | 2ull << 52; /* version 1.2.0 of no real shell, where sysfs shows none */
+        if (state) /* reads a file: only when somebody wants to know */
+            opae_attribute_read(t->rack, t->board, "bitstream_id", &p->bbs_id);
+        p->bbs_version = (fpga_version) { (p->bbs_id >> 56) & 15, (p->bbs_id >> 52) & 15, (p->bbs_id >> 48) & 15 };
     }
 }
 
@@ -136,13 +138,11 @@ fpga_result fpgaDestroyProperties(fpga_properties *prop)
 /* ---- accessors ------------------------------------------------------------------------------------------ */
 
 /* Bits from 32 on mean something else for a device than for an accelerator: the type must be known. */
-static fpga_result usable(const struct opae_properties *p, int type, bool get)
+static fpga_result usable(const struct opae_properties *p, int type)
 {
     if (!p)
         return FPGA_INVALID_PARAM;
-    if (type < 0 || ((p->valid & HAS_OBJTYPE) && (int)p->objtype == type))
-        return FPGA_OK;
-    return get && !(p->valid & HAS_OBJTYPE) ? FPGA_NOT_FOUND : FPGA_INVALID_PARAM;
+    return type < 0 || ((p->valid & HAS_OBJTYPE) && (int)p->objtype == type) ? FPGA_OK : FPGA_INVALID_PARAM;
 }
 
 #define EXPORT ABI_EXPORT
@@ -150,7 +150,7 @@ static fpga_result usable(const struct opae_properties *p, int type, bool get)
     EXPORT fpga_result fpgaPropertiesGet##Name(const fpga_properties prop, type *out)                                  \
     {                                                                                                                  \
         struct opae_properties *p = opae_properties(prop);                                                             \
-        fpga_result result = out ? usable(p, only, true) : FPGA_INVALID_PARAM;                                         \
+        fpga_result result = out ? usable(p, only) : FPGA_INVALID_PARAM;                                               \
         if (result != FPGA_OK || !(p->valid & (bit)))                                                                  \
             return result != FPGA_OK ? result : FPGA_NOT_FOUND;                                                        \
         *out = p->field;                                                                                               \
@@ -159,7 +159,7 @@ static fpga_result usable(const struct opae_properties *p, int type, bool get)
     EXPORT fpga_result fpgaPropertiesSet##Name(fpga_properties prop, type value)                                       \
     {                                                                                                                  \
         struct opae_properties *p = opae_properties(prop);                                                             \
-        fpga_result result = usable(p, only, false);                                                                   \
+        fpga_result result = usable(p, only);                                                                          \
         if (result != FPGA_OK)                                                                                         \
             return result;                                                                                             \
         p->field = value;                                                                                              \

@@ -54,7 +54,8 @@ void opae_token_of(const struct opae_handle *, struct opae_token *);
 /* fpgaEnumerate, on filters that were looked at. */
 fpga_result opae_enumerate(const struct opae_properties *const *filters, uint32_t num_filters, fpga_token *tokens,
                            uint32_t max_tokens, uint32_t *num_matches);
-/* Fill in all that is known of an object; `state`: also whether somebody has it open. */
+/* Fill in all that is known of an object; `state`: also what takes a system call, which
+ * is whether somebody has it open, and the id of its shell. */
 void opae_describe(const struct opae_token *, bool state, struct opae_properties *);
 
 #endif

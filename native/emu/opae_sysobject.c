@@ -270,6 +270,44 @@ fpga_result fpgaDestroyObject(fpga_object *object)
     return FPGA_OK;
 }
 
+/* ---- files of a device, for the other calls ----------------------------------------------------------- */
+
+static bool device_file(struct emu_rack *rack, struct emu_board *board, const char *name, char *path, size_t room)
+{
+    struct sysobject like = { .rack = rack, .board = board };
+    return root_of(&like, FPGA_DEVICE) == FPGA_OK && snprintf(path, room, "%s/%s", like.path, name) < (int)room;
+}
+
+bool opae_attribute_read(struct emu_rack *rack, struct emu_board *board, const char *name, uint64_t *value)
+{
+    char path[MAX_PATH], text[32];
+    int fd = device_file(rack, board, name, path, sizeof path) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0)
+        close(fd);
+    if (n < 0)
+        return false;
+    text[n] = '\0';
+    *value = strtoull(text, NULL, 0);
+    return true;
+}
+
+static bool write_file(const char *path, const char *text, size_t size)
+{
+    int fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
+    bool written = fd >= 0 && write(fd, text, size) == (ssize_t)size;
+    if (fd >= 0)
+        close(fd);
+    return written;
+}
+
+bool opae_attribute_write(struct emu_rack *rack, struct emu_board *board, const char *name, uint64_t value)
+{
+    char path[MAX_PATH], text[32];
+    int n = snprintf(text, sizeof text, "0x%" PRIx64 "\n", value);
+    return device_file(rack, board, name, path, sizeof path) && write_file(path, text, (size_t)n);
+}
+
 /* ---- reading and writing ------------------------------------------------------------------------------ */
 
 static fpga_result attribute(fpga_object object, int flags, const char *call, struct sysobject **out)
@@ -328,15 +366,6 @@ fpga_result fpgaObjectGetType(fpga_object object, int *type)
     return FPGA_OK;
 }
 
-static fpga_result store(struct sysobject *o)
-{
-    int fd = open(o->path, O_WRONLY | O_TRUNC | O_CLOEXEC);
-    bool written = fd >= 0 && write(fd, o->value, o->size) == (ssize_t)o->size;
-    if (fd >= 0)
-        close(fd);
-    return written ? FPGA_OK : FPGA_EXCEPTION;
-}
-
 /* What a driver lets root write: errors are cleared with the value that was read, or injected. */
 fpga_result fpgaObjectWrite64(fpga_object object, uint64_t value, int flags)
 {
@@ -361,8 +390,9 @@ fpga_result fpgaObjectWrite64(fpga_object object, uint64_t value, int flags)
         memcpy(o->value, &value, o->size = sizeof value);
     else
         o->size = (uint32_t)snprintf(o->value, sizeof o->value, "0x%" PRIx64, value);
-    result = store(o);
-    if (result == FPGA_OK && injects && value)
+    if (!write_file(o->path, o->value, o->size))
+        return FPGA_EXCEPTION;
+    if (injects && value)
         opae_events_device_error(o->board);
-    return result;
+    return FPGA_OK;
 }

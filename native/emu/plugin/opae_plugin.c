@@ -69,6 +69,13 @@ static bool supported(void *shell)
 
 static int nothing(void) { return 0; }
 
+/* In opae_absent.c, where they need no types: the shell would print an error if they were missing. */
+fpga_result fpgaGetNumMetrics(const void *, const void *);
+fpga_result fpgaGetMetricsInfo(const void *, const void *);
+fpga_result fpgaGetMetricsByIndex(const void *, const void *);
+fpga_result fpgaGetMetricsByName(const void *, const void *);
+fpga_result fpgaGetMetricsThresholdInfo(const void *);
+
 FPGAHAL_EMU_API int opae_plugin_configure(struct adapter *table, const char *json);
 
 /* `json` is the plugin's part of opae.cfg: boards are described by the rack, so nothing is read from it. */
@@ -94,6 +101,7 @@ int opae_plugin_configure(struct adapter *table, const char *json)
     SET(TokenGetObject) SET(HandleGetObject) SET(ObjectGetObject) SET(ObjectGetObjectAt) SET(DestroyObject)
     SET(ObjectRead) SET(ObjectRead64) SET(ObjectGetSize) SET(ObjectGetType) SET(ObjectWrite64)
     SET(SetUserClock) SET(GetUserClock)
+    SET(GetNumMetrics) SET(GetMetricsInfo) SET(GetMetricsByIndex) SET(GetMetricsByName) SET(GetMetricsThresholdInfo)
     /* The rest stays NULL: the shell answers NOT_SUPPORTED.  Without GetWSInfo it also takes no AFU for one
      * of several ports, and reads no registers behind its user's back. */
     table->initialize = nothing;
