@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from fpgahal import _library, _opae_plugin, emu
 
-NATIVE = Path(__file__).parent / "native"
+TESTS = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("opae_app")
     (folder / "libopae-c.so.2").symlink_to(_library.emulator("opae"))
     path = str(folder / "opae_app")
-    subprocess.run([compiler, "-std=gnu11", "-O1", "-Wall", "-Wextra", "-o", path, str(NATIVE / "opae_app.c"),
+    subprocess.run([compiler, "-std=gnu11", "-O1", "-Wall", "-Wextra", "-o", path, str(TESTS / "native/opae_app.c"),
                     f"-L{folder}", "-l:libopae-c.so.2"], check=True)
     return path
 
@@ -96,6 +97,38 @@ def test_unknown_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         emu.opae_route()
 
 
+# --- what it answers -----------------------------------------------------------------------------------------------
+
+
+def answers(choice: str, library: str) -> str:
+    """What a libopae-c says to every call of tests/opae_answers.py."""
+    done = emulate(choice, "pac-a10:2", "--", sys.executable, str(TESTS / "opae_answers.py"), library)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_answers_are_the_vendors() -> None:
+    """The stand-alone library answers as libopae-c 2.14.0 did when its answers were written down."""
+    assert answers("own", _library.emulator("opae")) == (TESTS / "data/opae_answers.txt").read_text()
+
+
+def test_answers_of_the_installed_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And as the one of this machine does."""
+    route = emu.opae_route()
+    if not route.library:
+        pytest.skip(f"needs a libopae-c of 2.12 or newer: {route.why_not}")
+    monkeypatch.setenv("LIBOPAE_LOG", "0")
+    assert answers("real", route.library) == answers("own", _library.emulator("opae"))
+
+
+def test_every_public_function_is_there() -> None:
+    """The 112 functions of OPAE 2.14, and what its tools print with."""
+    library = ctypes.CDLL(_library.emulator("opae"))
+    named = (TESTS / "data/opae_functions.txt").read_text().split()
+    assert len(named) == 112
+    assert [name for name in [*named, "opae_print"] if not hasattr(library, name)] == []
+
+
 # --- a libopae-c that is not what the plugin is for ----------------------------------------------------------------
 
 SHELL = """
@@ -109,7 +142,9 @@ int run(const char *plugin)
 {
     void *table[62] = { 0 };
     void *library = dlopen(plugin, RTLD_LAZY | RTLD_LOCAL);
-    int (*configure)(void *, const char *) = library ? (int (*)(void *, const char *))dlsym(library, "opae_plugin_configure") : 0;
+    int (*configure)(void *, const char *) = 0;
+    if (library)
+        *(void **)&configure = dlsym(library, "opae_plugin_configure");
     if (!configure)
         return 9;
     int result = configure(table, "{}");

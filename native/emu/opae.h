@@ -74,6 +74,7 @@ struct opae_token {
     struct emu_board *board;
     fpga_objtype type;
     fpga_guid guid; /* as it was when the token was made */
+    const void *owner; /* the properties object whose parent it is; NULL: the caller's */
 };
 
 struct opae_handle {

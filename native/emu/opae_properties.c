@@ -52,6 +52,15 @@ void opae_describe(const struct opae_token *t, bool state, struct opae_propertie
     }
 }
 
+/* The token belongs to the properties object, as in the vendor's library; a caller who destroys it does no harm. */
+static void drop_parent(struct opae_properties *p)
+{
+    struct opae_token *token = opae_token(p->parent);
+    if (token && token->owner == p)
+        opae_free(token);
+    p->parent = NULL;
+}
+
 fpga_result fpgaGetProperties(fpga_token t, fpga_properties *out)
 {
     struct opae_token *token = opae_token(t);
@@ -75,6 +84,7 @@ fpga_result fpgaUpdateProperties(fpga_token t, fpga_properties prop)
     if (!token || !p)
         return FPGA_INVALID_PARAM;
     OPAE_ENTER(token);
+    drop_parent(p);
     opae_describe(token, true, p);
     return FPGA_OK;
 }
@@ -112,6 +122,7 @@ fpga_result fpgaCloneProperties(fpga_properties from, fpga_properties *to)
     struct opae_object object = copy->object;
     *copy = *p;
     copy->object = object;
+    copy->parent = NULL;
     *to = copy;
     return FPGA_OK;
 }
@@ -121,6 +132,7 @@ fpga_result fpgaClearProperties(fpga_properties prop)
     struct opae_properties *p = opae_properties(prop);
     if (!p)
         return FPGA_INVALID_PARAM;
+    drop_parent(p);
     p->valid = 0;
     return FPGA_OK;
 }
@@ -130,6 +142,7 @@ fpga_result fpgaDestroyProperties(fpga_properties *prop)
     struct opae_properties *p = prop ? opae_properties(*prop) : NULL;
     if (!p)
         return FPGA_INVALID_PARAM;
+    drop_parent(p);
     opae_free(p);
     *prop = NULL;
     return FPGA_OK;
@@ -208,7 +221,6 @@ fpga_result fpgaPropertiesSetGUID(fpga_properties prop, fpga_guid guid)
     return FPGA_OK;
 }
 
-/* A token of the caller's own, to be destroyed by the caller. */
 fpga_result fpgaPropertiesGetParent(const fpga_properties prop, fpga_token *out)
 {
     struct opae_properties *p = opae_properties(prop);
@@ -217,8 +229,17 @@ fpga_result fpgaPropertiesGetParent(const fpga_properties prop, fpga_token *out)
     if (!(p->valid & HAS_PARENT))
         return FPGA_NOT_FOUND;
     struct emu_board *b = p->parent_board;
-    *out = opae_token_new(p->parent_rack, b, FPGA_DEVICE, b->interface_id);
-    return *out ? FPGA_OK : FPGA_NO_MEMORY;
+    struct opae_token *token = opae_token(p->parent);
+    if (!b)
+        return FPGA_NOT_FOUND; /* a filter's parent that is no device */
+    if (!token || token->owner != p) {
+        p->parent = opae_token_new(p->parent_rack, b, FPGA_DEVICE, b->interface_id);
+        if (!p->parent)
+            return FPGA_NO_MEMORY;
+        opae_token(p->parent)->owner = p;
+    }
+    *out = p->parent;
+    return FPGA_OK;
 }
 
 fpga_result fpgaPropertiesSetParent(fpga_properties prop, fpga_token parent)
@@ -227,6 +248,7 @@ fpga_result fpgaPropertiesSetParent(fpga_properties prop, fpga_token parent)
     struct opae_token *token = opae_token(parent);
     if (!p || !token)
         return FPGA_INVALID_PARAM;
+    drop_parent(p);
     p->parent_rack = token->rack;
     p->parent_board = token->type == FPGA_DEVICE ? token->board : NULL; /* an accelerator is nobody's parent */
     p->valid |= HAS_PARENT;

@@ -32,6 +32,7 @@ struct opae_properties {
     uint64_t valid; /* which fields are set */
     struct emu_rack *parent_rack;
     struct emu_board *parent_board;
+    fpga_token parent; /* made when it is asked for, and gone with this object */
     fpga_objtype objtype;
     fpga_guid guid;
     uint16_t segment, vendor_id, device_id, subvendor_id, subdevice_id;
