@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from fpgahal import _library, _opae_plugin, emu
+from fpgahal.emu import _programs
 
 TESTS = Path(__file__).parent
 
@@ -82,6 +84,23 @@ def test_environment_is_the_programs_alone(monkeypatch: pytest.MonkeyPatch) -> N
         assert "WITH_ASE" not in made
         assert "LIBOPAE_CFGFILE" not in made
         assert made["FPGAHAL_EMU_RACK"] == rack.dir
+
+
+@pytest.mark.parametrize(("pci_id", "variable"), [(("0x1af4", "0x1045"), "LIBOPAE_CFGFILE"), ((), "OPAE_PLATFORM_ROOT")])
+def test_configuration_of_the_vendors_library(tmp_path: Path, pci_id: tuple[str, ...], variable: str,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names a PCI function that is there; without a bus the library is told that it runs on a simulator."""
+    vendors = tmp_path / "elsewhere.so"
+    vendors.touch()
+    monkeypatch.setattr(_programs, "opae_route", lambda: emu.OpaeRoute(str(vendors), "2.14.0", True, pci_id))
+    made = emu.program_environment(str(tmp_path), {"LD_LIBRARY_PATH": "", "FPGAHAL_EMULATE": "u250"})
+    file = Path(made[variable]) if pci_id else Path(made[variable]) / "share/opae/ase/opae_ase.cfg"
+    board = json.loads(file.read_text())["configurations"]["fpgahal"]
+    assert board["devices"][0]["id"] == [*(pci_id or ("0x8086", "0x0a5e")), "*", "*"]
+    assert board["opae"]["plugin"][0]["module"] == _opae_plugin.plugin()
+    assert ("WITH_ASE" in made) == (not pci_id)
+    assert os.path.samefile(f"{made['LD_LIBRARY_PATH']}/libopae-c.so.2", vendors)
+    assert "FPGAHAL_EMULATE" not in made
 
 
 def test_own_library_is_not_taken_for_the_vendors(monkeypatch: pytest.MonkeyPatch) -> None:
