@@ -86,7 +86,8 @@ def test_environment_is_the_programs_alone(monkeypatch: pytest.MonkeyPatch) -> N
         assert made["FPGAHAL_EMU_RACK"] == rack.dir
 
 
-@pytest.mark.parametrize(("pci_id", "variable"), [(("0x1af4", "0x1045"), "LIBOPAE_CFGFILE"), ((), "OPAE_PLATFORM_ROOT")])
+@pytest.mark.parametrize(("pci_id", "variable"),
+                         [(("0x1af4", "0x1045"), "LIBOPAE_CFGFILE"), ((), "OPAE_PLATFORM_ROOT")])
 def test_configuration_of_the_vendors_library(tmp_path: Path, pci_id: tuple[str, ...], variable: str,
                                               monkeypatch: pytest.MonkeyPatch) -> None:
     """It names a PCI function that is there; without a bus the library is told that it runs on a simulator."""
