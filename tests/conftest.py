@@ -24,9 +24,21 @@ for variable in ("FPGAHAL_EMULATE", "FPGAHAL_EMU_RACK"):
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One case for each target; ``@pytest.mark.driver("opae")`` keeps to the targets of that driver."""
     if "target" in metafunc.fixturenames:
-        only = metafunc.definition.get_closest_marker("driver")
-        kept = [name for name in names() if only is None or name == "real" or name.startswith(only.args[0])]
-        metafunc.parametrize("target", kept, indirect=True)
+        metafunc.parametrize("target", targets_of(metafunc.definition), indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drop what is for another driver, rather than skip it: there is nothing to make up for."""
+    foreign = [item for item in items if "target" in getattr(item, "fixturenames", ()) and not targets_of(item)]
+    if foreign:
+        config.hook.pytest_deselected(items=foreign)
+        items[:] = [item for item in items if item not in foreign]
+
+
+def targets_of(item: pytest.Item) -> list[str]:
+    """Names of the targets that a test is for."""
+    only = item.get_closest_marker("driver")
+    return [name for name in names() if only is None or name == "real" or name.startswith(only.args[0])]
 
 
 @pytest.fixture

@@ -23,10 +23,15 @@ from fpgahal.emu import build_image
 
 #: Emulated boards, one for each binding; the name says what is under the binding.
 EMULATED = {"opae-emulated": ("pac-a10", "nlb0", "nlb3"), "xrt-emulated": ("u250", "demo", "vadd")}
+#: Emulated boards below a vendor's own library, by the variable that asks for it: one process, one such target.
+BELOW_VENDOR = {"FPGAHAL_EMU_OPAE": {"opae-real": ("pac-a10", "nlb0", "nlb3")}}
 
 
 def names() -> list[str]:
     """Targets of this run."""
+    for variable, targets in BELOW_VENDOR.items():
+        if os.environ.get(variable) == "real":
+            return list(targets)
     return [*EMULATED, *(["real"] if os.environ.get("FPGAHAL_TEST_DEVICE") else [])]
 
 
@@ -77,7 +82,7 @@ def open_target(name: str) -> Iterator[Target]:
         other = os.environ.get("FPGAHAL_TEST_OTHER_IMAGE")
         yield Target(name, info, _read(os.environ["FPGAHAL_TEST_IMAGE"]), _read(other) if other else None, None)
         return
-    model, image, other_image = EMULATED[name]
+    model, image, other_image = next(known[name] for known in (EMULATED, *BELOW_VENDOR.values()) if name in known)
     board = emu.boards()[model]
     with emu.rack(f"{model}:2") as rack:
         yield Target(name, rack.devices()[0], build_image(image, board), build_image(other_image, board), rack)

@@ -71,6 +71,7 @@ static void set_vanished(struct emu_rack *rack, struct emu_board *b, bool gone)
             memcpy(b->afu_id, b->initial_afu_id, 16);
             atomic_store(&b->state, EMU_READY);
             b->errors = 0;
+            memset(b->user_clock, 0, sizeof b->user_clock);
             emu_model_reset_registers(b);
         }
         atomic_fetch_add(&b->epoch, 1);

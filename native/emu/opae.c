@@ -59,8 +59,8 @@ fpga_result fpgaClose(fpga_handle handle)
     if (emu_fault(h->rack, h->board, EMU_FAULT_CALL, __func__, &code))
         return (fpga_result)code;
     int hold = h->hold;
+    opae_events_close(h);
     if (h->port) {
-        opae_events_close(h);
         if (emu_hold_only(hold))
             emu_port_reset(h->port);
         emu_port_close(h->port);
@@ -211,9 +211,11 @@ fpga_result fpgaPrepareBuffer(fpga_handle handle, uint64_t length, void **addres
     if (result)
         return result;
     bool given = flags & FPGA_BUF_PREALLOCATED;
+    if (!wsid || (!given && !address))
+        return FPGA_INVALID_PARAM;
     if (given && !address && length == 0)
         return FPGA_OK; /* "can you do that?" */
-    if (!wsid || length == 0 || length > MAX_BUFFER
+    if (length == 0 || length > MAX_BUFFER
         || (flags & ~(FPGA_BUF_PREALLOCATED | FPGA_BUF_QUIET | BUF_READ_ONLY))) {
         emu_error(h->board, false, "a buffer is 1 byte to 1 GiB; asked for %llu", (unsigned long long)length);
         return FPGA_INVALID_PARAM;
@@ -234,8 +236,7 @@ fpga_result fpgaPrepareBuffer(fpga_handle handle, uint64_t length, void **addres
             munmap(m.host, m.mapped);
         return opae_result(rc);
     }
-    if (address)
-        *address = m.host;
+    *address = m.host;
     *wsid = m.iova >> PAGE_SHIFT;
     return FPGA_OK;
 }

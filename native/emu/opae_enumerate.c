@@ -3,19 +3,27 @@
 #define _GNU_SOURCE 1
 #include "opae_properties.h"
 
+#include <stdio.h>
 #include <string.h>
 
-struct opae_token *opae_token_new(struct emu_rack *rack, struct emu_board *board, fpga_objtype type,
-                                  const uint8_t guid[16])
+fpga_token opae_token_new(struct emu_rack *rack, struct emu_board *board, fpga_objtype type, const uint8_t guid[16])
 {
     struct opae_token *t = opae_new(OPAE_TOKEN, sizeof *t);
-    if (t) {
-        t->rack = rack;
-        t->board = board;
-        t->type = type;
-        memcpy(t->guid, guid, sizeof t->guid);
-    }
-    return t;
+    struct opae_properties p;
+    if (!t)
+        return NULL;
+    t->rack = rack;
+    t->board = board;
+    t->type = type;
+    memcpy(t->guid, guid, sizeof t->guid);
+    opae_describe(t, false, &p);
+    t->header = (struct fpga_token_header) {
+        .magic = OPAE_TOKEN, .vendor_id = p.vendor_id, .device_id = p.device_id, .segment = p.segment, .bus = p.bus,
+        .device = p.device, .function = p.function, .interface = p.interface, .objtype = (int32_t)p.objtype,
+        .object_id = p.object_id, .subvendor_id = p.subvendor_id, .subdevice_id = p.subdevice_id,
+    };
+    memcpy(t->header.guid, p.guid, sizeof p.guid);
+    return &t->header;
 }
 
 fpga_result fpgaCloneToken(fpga_token from, fpga_token *to)
@@ -74,17 +82,17 @@ static bool matches(const struct opae_properties *f, const struct opae_propertie
 #undef SAME
 }
 
-static bool wanted(const struct opae_token *t, const fpga_properties *filters, uint32_t n)
+static bool wanted(const struct opae_token *t, const struct opae_properties *const *filters, uint32_t n)
 {
     if (n == 0)
         return true;
     struct opae_properties o;
     bool state = false;
     for (uint32_t i = 0; i < n; i++)
-        state |= (opae_properties(filters[i])->valid & HAS_STATE) != 0;
+        state |= filters[i]->valid >> 32 != 0;
     opae_describe(t, state, &o);
     for (uint32_t i = 0; i < n; i++) {
-        if (matches(opae_properties(filters[i]), &o))
+        if (matches(filters[i], &o))
             return true;
     }
     return false;
@@ -99,9 +107,17 @@ fpga_result fpgaEnumerate(const fpga_properties *filters, uint32_t num_filters, 
         if (!opae_properties(filters[i]))
             return FPGA_INVALID_PARAM;
     }
+    return opae_enumerate((const struct opae_properties *const *)filters, num_filters, tokens, max_tokens, num_matches);
+}
+
+fpga_result opae_enumerate(const struct opae_properties *const *filters, uint32_t num_filters, fpga_token *tokens,
+                           uint32_t max_tokens, uint32_t *num_matches)
+{
     struct emu_rack *rack = emu_rack_current();
     if (!rack) { /* an emulator without boards is a mistake in the set-up */
-        emu_error(NULL, true, "%s", emu_error_text());
+        char why[256];
+        snprintf(why, sizeof why, "%s", emu_error_text());
+        emu_error(NULL, true, "%s", why);
         return FPGA_NO_DRIVER;
     }
     uint32_t found = 0;
@@ -110,7 +126,7 @@ fpga_result fpgaEnumerate(const fpga_properties *filters, uint32_t num_filters, 
         int code = 0;
         if (b->family != EMU_OPAE || atomic_load(&b->vanished))
             continue;
-        if (emu_fault(rack, b, EMU_FAULT_CALL, __func__, &code)) {
+        if (emu_fault(rack, b, EMU_FAULT_CALL, "fpgaEnumerate", &code)) {
             for (uint32_t k = 0; k < found && k < max_tokens; k++)
                 fpgaDestroyToken(&tokens[k]);
             return (fpga_result)code;

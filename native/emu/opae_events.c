@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* opae_events.c: events, and the port's error register. */
+/* opae_events.c: events: user interrupts, and errors of ports and devices. */
 #define _GNU_SOURCE 1
 #include "opae.h"
 
-#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -13,8 +12,6 @@ static struct opae_event *opae_event(fpga_event_handle e)
     struct opae_event *event = e;
     return event && event->object.magic == OPAE_EVENT ? event : NULL;
 }
-
-/* ---- events --------------------------------------------------------------------------------------------- */
 
 fpga_result fpgaCreateEventHandle(fpga_event_handle *out)
 {
@@ -59,15 +56,18 @@ fpga_result fpgaRegisterEvent(fpga_handle handle, fpga_event_type type, fpga_eve
     if (!h || !e)
         return FPGA_INVALID_PARAM;
     OPAE_ENTER(h);
-    if (!h->port || type == FPGA_EVENT_POWER_THERMAL)
+    if (type == FPGA_EVENT_POWER_THERMAL)
         return FPGA_NO_DAEMON; /* these come from a daemon, and there is none */
-    if (type == FPGA_EVENT_INTERRUPT && flags >= EMU_VECTORS)
+    if (type == FPGA_EVENT_INTERRUPT && (!h->port || flags >= EMU_VECTORS)) /* a device has no user interrupts */
         return FPGA_INVALID_PARAM;
     if (type != FPGA_EVENT_INTERRUPT && type != FPGA_EVENT_ERROR)
         return FPGA_INVALID_PARAM;
     if (e->fd < 0 && (e->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
         return FPGA_EXCEPTION;
     e->handle = h->id;
+    e->device = h->port ? NULL : h->board;
+    if (e->device)
+        return FPGA_OK;
     if (type == FPGA_EVENT_INTERRUPT)
         emu_port_set_irq(h->port, flags, e->fd);
     else
@@ -87,6 +87,16 @@ fpga_result fpgaUnregisterEvent(fpga_handle handle, fpga_event_type type, fpga_e
     e->handle = 0;
     return FPGA_OK;
 }
+
+static void tell(void *object, void *context)
+{
+    struct opae_event *e = object;
+    const uint64_t one = 1;
+    if (e->handle && e->device == context && write(e->fd, &one, sizeof one) < 0)
+        return; /* it is as full as it can be: who waits for it has been told */
+}
+
+void opae_events_device_error(const struct emu_board *b) { opae_each(OPAE_EVENT, tell, (void *)b); }
 
 struct one_of {
     uint64_t handle;
@@ -113,73 +123,4 @@ void opae_events_close(struct opae_handle *h)
             return;
         emu_port_forget_event(event.fd);
     }
-}
-
-/* ---- errors --------------------------------------------------------------------------------------------- */
-
-/* A port has one error register; a device has none here. */
-static fpga_result port_token(fpga_token t, uint32_t error, const char *call, struct opae_token **out)
-{
-    struct opae_token *token = *out = opae_token(t);
-    if (!token)
-        return FPGA_INVALID_PARAM;
-    fpga_result result = opae_enter(token->rack, token->board, call);
-    if (result)
-        return result;
-    return token->type == FPGA_ACCELERATOR && error == 0 ? FPGA_OK : FPGA_NOT_FOUND;
-}
-
-fpga_result fpgaReadError(fpga_token t, uint32_t error, uint64_t *value)
-{
-    struct opae_token *token;
-    if (!value)
-        return FPGA_INVALID_PARAM;
-    fpga_result result = port_token(t, error, __func__, &token);
-    if (result)
-        return result;
-    emu_lock(token->board);
-    *value = token->board->errors;
-    emu_unlock(token->board);
-    return FPGA_OK;
-}
-
-fpga_result fpgaGetErrorInfo(fpga_token t, uint32_t error, struct fpga_error_info *info)
-{
-    struct opae_token *token;
-    if (!info)
-        return FPGA_INVALID_PARAM;
-    fpga_result result = port_token(t, error, __func__, &token);
-    if (result)
-        return result;
-    memset(info, 0, sizeof *info);
-    snprintf(info->name, sizeof info->name, "errors");
-    info->can_clear = true;
-    return FPGA_OK;
-}
-
-static void clear(struct emu_board *b)
-{
-    emu_lock(b);
-    b->errors = 0;
-    emu_unlock(b);
-}
-
-fpga_result fpgaClearError(fpga_token t, uint32_t error)
-{
-    struct opae_token *token;
-    fpga_result result = port_token(t, error, __func__, &token);
-    if (result == FPGA_OK)
-        clear(token->board);
-    return result;
-}
-
-fpga_result fpgaClearAllErrors(fpga_token t)
-{
-    struct opae_token *token = opae_token(t);
-    if (!token)
-        return FPGA_INVALID_PARAM;
-    OPAE_ENTER(token);
-    if (token->type == FPGA_ACCELERATOR)
-        clear(token->board);
-    return FPGA_OK;
 }

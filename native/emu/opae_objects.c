@@ -11,7 +11,7 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-enum kind { TOKENS, HANDLES, PROPERTIES, EVENTS, KINDS };
+enum kind { TOKENS, HANDLES, PROPERTIES, EVENTS, SYSOBJECTS, KINDS };
 static struct opae_object *all[KINDS], *unused[KINDS];
 
 static enum kind kind_of(uint64_t magic)
@@ -19,6 +19,7 @@ static enum kind kind_of(uint64_t magic)
     return magic == OPAE_TOKEN        ? TOKENS
            : magic == OPAE_PROPERTIES ? PROPERTIES
            : magic == OPAE_EVENT      ? EVENTS
+           : magic == OPAE_SYSOBJECT  ? SYSOBJECTS
                                       : HANDLES;
 }
 

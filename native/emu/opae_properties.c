@@ -30,7 +30,7 @@ void opae_describe(const struct opae_token *t, bool state, struct opae_propertie
     p->subvendor_id = b->subvendor_id;
     p->subdevice_id = b->subdevice_id;
     p->object_id = object_id(b, t->type);
-    p->num_errors = afu;
+    p->num_errors = opae_num_errors(b, t->type);
     p->interface = 0; /* DFL */
     if (afu) {
         p->valid |= HAS_PARENT | HAS_NUM_MMIO | HAS_NUM_INTERRUPTS;
@@ -45,9 +45,20 @@ void opae_describe(const struct opae_token *t, bool state, struct opae_propertie
     } else {
         p->valid |= HAS_NUM_SLOTS | HAS_BBSID | HAS_BBSVERSION;
         p->num_slots = 1;
-        p->bbs_id = 1ull << 56 | 2ull << 52; /* version 1.2.0 of no real shell */
-        p->bbs_version = (fpga_version) { 1, 2, 0 };
+        p->bbs_id = 1ull << 56 | 2ull << 52; /* version 1.2.0 of no real shell, where sysfs shows none */
+        if (state) /* reads a file: only when somebody wants to know */
+            opae_attribute_read(t->rack, t->board, "bitstream_id", &p->bbs_id);
+        p->bbs_version = (fpga_version) { (p->bbs_id >> 56) & 15, (p->bbs_id >> 52) & 15, (p->bbs_id >> 48) & 15 };
     }
+}
+
+/* The token belongs to the properties object, as in the vendor's library; a caller who destroys it does no harm. */
+static void drop_parent(struct opae_properties *p)
+{
+    struct opae_token *token = opae_token(p->parent);
+    if (token && token->owner == p)
+        opae_free(token);
+    p->parent = NULL;
 }
 
 fpga_result fpgaGetProperties(fpga_token t, fpga_properties *out)
@@ -73,8 +84,15 @@ fpga_result fpgaUpdateProperties(fpga_token t, fpga_properties prop)
     if (!token || !p)
         return FPGA_INVALID_PARAM;
     OPAE_ENTER(token);
+    drop_parent(p);
     opae_describe(token, true, p);
     return FPGA_OK;
+}
+
+void opae_token_of(const struct opae_handle *h, struct opae_token *t)
+{
+    *t = (struct opae_token) { .rack = h->rack, .board = h->board, .type = h->port ? FPGA_ACCELERATOR : FPGA_DEVICE };
+    memcpy(t->guid, h->guid, sizeof t->guid);
 }
 
 fpga_result fpgaGetPropertiesFromHandle(fpga_handle handle, fpga_properties *out)
@@ -83,8 +101,8 @@ fpga_result fpgaGetPropertiesFromHandle(fpga_handle handle, fpga_properties *out
     if (!h || !out)
         return FPGA_INVALID_PARAM;
     OPAE_ENTER(h);
-    struct opae_token t = { .rack = h->rack, .board = h->board, .type = h->port ? FPGA_ACCELERATOR : FPGA_DEVICE };
-    memcpy(t.guid, h->guid, sizeof t.guid);
+    struct opae_token t;
+    opae_token_of(h, &t);
     struct opae_properties *p = opae_new(OPAE_PROPERTIES, sizeof *p);
     if (!p)
         return FPGA_NO_MEMORY;
@@ -104,6 +122,7 @@ fpga_result fpgaCloneProperties(fpga_properties from, fpga_properties *to)
     struct opae_object object = copy->object;
     *copy = *p;
     copy->object = object;
+    copy->parent = NULL;
     *to = copy;
     return FPGA_OK;
 }
@@ -113,6 +132,7 @@ fpga_result fpgaClearProperties(fpga_properties prop)
     struct opae_properties *p = opae_properties(prop);
     if (!p)
         return FPGA_INVALID_PARAM;
+    drop_parent(p);
     p->valid = 0;
     return FPGA_OK;
 }
@@ -122,6 +142,7 @@ fpga_result fpgaDestroyProperties(fpga_properties *prop)
     struct opae_properties *p = prop ? opae_properties(*prop) : NULL;
     if (!p)
         return FPGA_INVALID_PARAM;
+    drop_parent(p);
     opae_free(p);
     *prop = NULL;
     return FPGA_OK;
@@ -130,21 +151,19 @@ fpga_result fpgaDestroyProperties(fpga_properties *prop)
 /* ---- accessors ------------------------------------------------------------------------------------------ */
 
 /* Bits from 32 on mean something else for a device than for an accelerator: the type must be known. */
-static fpga_result usable(const struct opae_properties *p, int type, bool get)
+static fpga_result usable(const struct opae_properties *p, int type)
 {
     if (!p)
         return FPGA_INVALID_PARAM;
-    if (type < 0 || ((p->valid & HAS_OBJTYPE) && (int)p->objtype == type))
-        return FPGA_OK;
-    return get && !(p->valid & HAS_OBJTYPE) ? FPGA_NOT_FOUND : FPGA_INVALID_PARAM;
+    return type < 0 || ((p->valid & HAS_OBJTYPE) && (int)p->objtype == type) ? FPGA_OK : FPGA_INVALID_PARAM;
 }
 
-#define EXPORT __attribute__((visibility("default")))
+#define EXPORT ABI_EXPORT
 #define ACCESSORS(Name, type, field, bit, only)                                                                        \
     EXPORT fpga_result fpgaPropertiesGet##Name(const fpga_properties prop, type *out)                                  \
     {                                                                                                                  \
         struct opae_properties *p = opae_properties(prop);                                                             \
-        fpga_result result = out ? usable(p, only, true) : FPGA_INVALID_PARAM;                                         \
+        fpga_result result = out ? usable(p, only) : FPGA_INVALID_PARAM;                                               \
         if (result != FPGA_OK || !(p->valid & (bit)))                                                                  \
             return result != FPGA_OK ? result : FPGA_NOT_FOUND;                                                        \
         *out = p->field;                                                                                               \
@@ -153,7 +172,7 @@ static fpga_result usable(const struct opae_properties *p, int type, bool get)
     EXPORT fpga_result fpgaPropertiesSet##Name(fpga_properties prop, type value)                                       \
     {                                                                                                                  \
         struct opae_properties *p = opae_properties(prop);                                                             \
-        fpga_result result = usable(p, only, false);                                                                   \
+        fpga_result result = usable(p, only);                                                                          \
         if (result != FPGA_OK)                                                                                         \
             return result;                                                                                             \
         p->field = value;                                                                                              \
@@ -202,7 +221,6 @@ fpga_result fpgaPropertiesSetGUID(fpga_properties prop, fpga_guid guid)
     return FPGA_OK;
 }
 
-/* A token of the caller's own, to be destroyed by the caller. */
 fpga_result fpgaPropertiesGetParent(const fpga_properties prop, fpga_token *out)
 {
     struct opae_properties *p = opae_properties(prop);
@@ -211,8 +229,17 @@ fpga_result fpgaPropertiesGetParent(const fpga_properties prop, fpga_token *out)
     if (!(p->valid & HAS_PARENT))
         return FPGA_NOT_FOUND;
     struct emu_board *b = p->parent_board;
-    *out = opae_token_new(p->parent_rack, b, FPGA_DEVICE, b->interface_id);
-    return *out ? FPGA_OK : FPGA_NO_MEMORY;
+    struct opae_token *token = opae_token(p->parent);
+    if (!b)
+        return FPGA_NOT_FOUND; /* a filter's parent that is no device */
+    if (!token || token->owner != p) {
+        p->parent = opae_token_new(p->parent_rack, b, FPGA_DEVICE, b->interface_id);
+        if (!p->parent)
+            return FPGA_NO_MEMORY;
+        opae_token(p->parent)->owner = p;
+    }
+    *out = p->parent;
+    return FPGA_OK;
 }
 
 fpga_result fpgaPropertiesSetParent(fpga_properties prop, fpga_token parent)
@@ -221,6 +248,7 @@ fpga_result fpgaPropertiesSetParent(fpga_properties prop, fpga_token parent)
     struct opae_token *token = opae_token(parent);
     if (!p || !token)
         return FPGA_INVALID_PARAM;
+    drop_parent(p);
     p->parent_rack = token->rack;
     p->parent_board = token->type == FPGA_DEVICE ? token->board : NULL; /* an accelerator is nobody's parent */
     p->valid |= HAS_PARENT;

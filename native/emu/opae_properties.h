@@ -32,6 +32,7 @@ struct opae_properties {
     uint64_t valid; /* which fields are set */
     struct emu_rack *parent_rack;
     struct emu_board *parent_board;
+    fpga_token parent; /* made when it is asked for, and gone with this object */
     fpga_objtype objtype;
     fpga_guid guid;
     uint16_t segment, vendor_id, device_id, subvendor_id, subdevice_id;
@@ -49,7 +50,13 @@ static inline struct opae_properties *opae_properties(fpga_properties prop)
     return p && p->object.magic == OPAE_PROPERTIES ? p : NULL;
 }
 
-/* Fill in all that is known of an object; `state`: also whether somebody has it open. */
+/* What the token of an open object would be, for opae_describe. */
+void opae_token_of(const struct opae_handle *, struct opae_token *);
+/* fpgaEnumerate, on filters that were looked at. */
+fpga_result opae_enumerate(const struct opae_properties *const *filters, uint32_t num_filters, fpga_token *tokens,
+                           uint32_t max_tokens, uint32_t *num_matches);
+/* Fill in all that is known of an object; `state`: also what takes a system call, which
+ * is whether somebody has it open, and the id of its shell. */
 void opae_describe(const struct opae_token *, bool state, struct opae_properties *);
 
 #endif

@@ -33,8 +33,10 @@ uint32_t emu_crc32(const uint8_t *data, size_t size)
 
 int emu_image_check(const uint8_t *data, size_t size, uint8_t interface_id[16], uint8_t afu_id[16])
 {
-    if (size < IMAGE_BYTES || memcmp(data, IMAGE_MAGIC, 16) != 0)
+    if (size == 0 || memcmp(data, IMAGE_MAGIC, size < 16 ? size : 16) != 0)
         return ENOMSG;
+    if (size < IMAGE_BYTES) /* cut short: a card would find out, too */
+        return EBADMSG;
     uint32_t crc = data[48] | (uint32_t)data[49] << 8 | (uint32_t)data[50] << 16 | (uint32_t)data[51] << 24;
     if (crc != emu_crc32(data, 48))
         return EBADMSG;

@@ -31,6 +31,11 @@ static inline const char *abi_fill(void *library, void *table, const struct abi_
 }
 
 #define ABI_POINTER(required, type, name, args) type(*name) args;
-#define ABI_PROTOTYPE(required, type, name, args) __attribute__((visibility("default"))) type name args;
+
+/* The emulators export the vendor's names; what is loaded below the vendor's own library must not. */
+#ifndef ABI_EXPORT
+#define ABI_EXPORT __attribute__((visibility("default")))
+#endif
+#define ABI_PROTOTYPE(required, type, name, args) ABI_EXPORT type name args;
 
 #endif

@@ -66,6 +66,7 @@ struct emu_board {
     uint8_t afu_id[16]; /* OPAE: AFU id; XRT: xclbin uuid; text order; zero: empty */
     uint64_t programmed; /* how many times the fabric was really reconfigured */
     uint64_t errors; /* port error register */
+    uint32_t user_clock[2]; /* MHz: high and low; 0: never set */
     uint64_t perf[16]; /* FME counters, in the order of enum emu_perf */
     _Atomic uint64_t csr[EMU_CSR_BYTES / 8]; /* registers of the loaded AFU */
 };
@@ -92,7 +93,7 @@ struct emu_fault {
 };
 
 #define EMU_MAGIC 0x4b434152554d4530ull
-#define EMU_VERSION 1u
+#define EMU_VERSION 2u
 
 struct emu_shared { /* rack.bin */
     uint64_t magic;

@@ -110,7 +110,12 @@ def mapped_path(stem: str) -> str | None:
 
 
 def emulator(driver: str) -> str:
-    """Path of the emulated vendor library for `driver` (``"opae"`` or ``"xrt"``).
+    """Path of the emulated vendor library for `driver` (``"opae"`` or ``"xrt"``); errors as :func:`own`."""
+    return own(f"libfpgahal-emu-{driver}.so")
+
+
+def own(file: str) -> str:
+    """Path of a library that comes with fpgahal.
 
     It lies in ``_lib`` beside the extension modules, which in an editable install is not beside this file.
 
@@ -119,7 +124,6 @@ def emulator(driver: str) -> str:
     LibraryNotFoundError
         The package was installed without its native part.
     """
-    file = f"libfpgahal-emu-{driver}.so"
     folders = [os.environ[EMULATOR_FOLDER]] if os.environ.get(EMULATOR_FOLDER) else list(_own_folders())
     for folder in folders:
         path = os.path.join(folder, file)
@@ -139,4 +143,4 @@ def _own_folders() -> Iterator[str]:
     yield os.path.join(sysconfig.get_path("platlib"), "fpgahal", "_lib")
 
 
-__all__ = ["EMULATOR_FOLDER", "Library", "emulator", "load", "mapped_path"]
+__all__ = ["EMULATOR_FOLDER", "Library", "emulator", "load", "mapped_path", "own"]

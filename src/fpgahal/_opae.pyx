@@ -14,7 +14,7 @@ import ctypes
 import threading
 import uuid
 
-from fpgahal import _library
+from fpgahal import _library, _opae_plugin
 from fpgahal._contract import RegisterContract, contracts_for
 from fpgahal._errors import (
     ArgumentRangeError, DeviceLostError, DeviceStateError, FpgaError, KernelNotFoundError,
@@ -91,9 +91,12 @@ cdef class Opae:
         cdef Opae self = Opae.__new__(Opae)
         cdef const char *missing
         if emulated:
-            path = _library.emulator("opae")
-            dll = ctypes.CDLL(path)
-            self.library = _library.Library(path, "emulated", dll._handle)
+            if _opae_plugin.wanted():
+                self.library, dll = _opae_plugin.load_real()
+            else:
+                path = _library.emulator("opae")
+                dll = ctypes.CDLL(path)
+                self.library = _library.Library(path, "emulated", dll._handle)
             self.attach = <int (*)(const char *) noexcept nogil><uintptr_t>ctypes.cast(
                 dll.fpgahal_emu_attach, ctypes.c_void_p).value
         else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m fpgahal._probe opae|xrt|emu-opae|emu-xrt``: load one vendor library and say which.
+"""``python -m fpgahal._probe opae|xrt|emu-opae|emu-xrt|real-opae``: load one vendor library and say which.
 
 `fpgahal doctor` runs this in a child, because a vendor library may abort the process that loads it.  Prints one
 line of JSON: ``{"path", "via", "version"}``, or ``{"error", "hint", "type"}``.
@@ -11,14 +11,21 @@ import importlib
 import json
 import sys
 
+from fpgahal import _opae_plugin
 from fpgahal._errors import FpgaError
 
 
 def probe(what: str) -> dict[str, str]:
-    """Load the library that the driver `what` would use; ``emu-`` asks for the emulated one."""
+    """Load the library that the driver `what` would use; ``emu-`` asks for the emulated one.
+
+    ``real-opae``: the vendor's libopae-c, if it can take emulated boards below it.
+    """
     family = what.removeprefix("emu-")
     try:
-        library, version = importlib.import_module(f"fpgahal._{family}").library(emulated=what != family)
+        if what == "real-opae":
+            library, version = _opae_plugin.real()
+        else:
+            library, version = importlib.import_module(f"fpgahal._{family}").library(emulated=what != family)
     except FpgaError as error:
         return {"error": error.message, "hint": error.hint, "type": type(error).__name__}
     except (ImportError, OSError) as error:

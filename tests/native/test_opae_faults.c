@@ -74,6 +74,8 @@ void reconfigure_bad(void)
     CHECK(t != NULL);
     OK(opae.fpgaDestroyToken(&t));
     size = make_gbs(gbs, INTERFACE, NLB0, true);
+    for (size_t left = 1; left < 52; left++) /* an image that is cut short */
+        CHECK(opae.fpgaReconfigureSlot(fme, 0, gbs, size - 64 + left, 0) == FPGA_RECONF_ERROR);
     OK(opae.fpgaReconfigureSlot(fme, 0, gbs, size, 0));
     identity(id);
     CHECK(id[0] == 'd' && status().state == 0);

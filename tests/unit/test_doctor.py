@@ -191,3 +191,24 @@ def test_holders_says_when_it_may_not_see_all(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr("fpgahal.cli.holders.os.listdir", listdir)
     assert holders([str(node)]) == ([], False)
+
+
+@pytest.mark.parametrize(
+    ("route", "found"),
+    [(fpgahal.emu.OpaeRoute("/usr/lib/libopae-c.so.2", "2.14.0", False, ("0x1af4", "0x1045")),
+      "plugin below /usr/lib/libopae-c.so.2 2.14.0 (through PCI id 0x1af4:0x1045)"),
+     (fpgahal.emu.OpaeRoute("/usr/lib/libopae-c.so.2", "2.14.0"), "(through the simulator's PCI id)"),
+     (fpgahal.emu.OpaeRoute(why_not="there is none"), "stand-alone library as libopae-c.so.2")])
+def test_opae_programs(monkeypatch: pytest.MonkeyPatch, route: fpgahal.emu.OpaeRoute, found: str) -> None:
+    monkeypatch.setattr(fpgahal.emu, "opae_route", lambda timeout: route)
+    check = checks.opae_programs(1.0)
+    assert check.status == "ok"
+    assert found in check.found
+
+
+def test_opae_programs_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FPGAHAL_EMU_OPAE", "real")
+    monkeypatch.setenv("FPGAHAL_OPAE_LIBRARY", "/nowhere/libopae-c.so.2")
+    check = checks.opae_programs(10.0)
+    assert check.status == "fail"
+    assert "FPGAHAL_EMU_OPAE=real, but" in check.found

@@ -90,6 +90,7 @@ def all_checks(root: str = "/", timeout: float = 10.0) -> list[Check]:
     checks += [memlock(bool(families))]
     checks += devices()
     checks += [emulator(family, timeout) for family in ("opae", "xrt")]
+    checks += [opae_programs(timeout)]
     checks += [runtime_folder()]
     return checks
 
@@ -312,6 +313,20 @@ def emulator(family: str, timeout: float) -> Check:
     if "path" in answer:
         return Check(name, "ok", answer["path"])
     return Check(name, "fail", answer["error"], answer["hint"])
+
+
+def opae_programs(timeout: float) -> Check:
+    """What `fpgahal emulate` gives to a program that uses libopae-c."""
+    name = "OPAE programs on emulated boards"
+    try:
+        route = fpgahal.emu.opae_route(timeout)
+    except fpgahal.FpgaError as error:
+        return Check(name, "fail", error.message, error.hint)
+    if route.library:
+        seen = f"PCI id {':'.join(route.pci_id)}" if route.pci_id else "the simulator's PCI id"
+        return Check(name, "ok", f"fpgahal emulate: plugin below {route.library} {route.version} (through {seen})")
+    return Check(name, "ok", "fpgahal emulate: stand-alone library as libopae-c.so.2 and .so.1; fpgainfo and fpgad, "
+                             f"which need the real one, do not run ({route.why_not})")
 
 
 def runtime_folder() -> Check:

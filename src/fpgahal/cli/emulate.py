@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``fpgahal emulate SPEC -- COMMAND``: run a command on a machine that has just these emulated boards."""
+"""``fpgahal emulate SPEC -- COMMAND``: run a command on a machine that has just these emulated boards.
+
+The command may be any program that uses its vendor's library: see :mod:`fpgahal.emu._programs`.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +38,8 @@ def emulate(args: argparse.Namespace, out: Output) -> int:
     """``fpgahal emulate``: gives the command's exit status, 128 + n if signal n ended it."""
     if not args.command:
         raise UsageError("There is no command to run.", hint="Try: fpgahal emulate pac-a10:2,u250 -- fpgahal list")
-    with fpgahal.emu.rack(args.spec, dir=args.keep, keep=args.keep is not None):  # sets FPGAHAL_EMU_RACK
-        environment = {name: value for name, value in os.environ.items() if name != "FPGAHAL_EMULATE"}
-        return _supervise(args.command, environment)
+    with fpgahal.emu.rack(args.spec, dir=args.keep, keep=args.keep is not None) as rack:
+        return _supervise(args.command, fpgahal.emu.program_environment(rack.dir))
 
 
 def _supervise(command: list[str], environment: dict[str, str]) -> int:

@@ -10,21 +10,10 @@ from __future__ import annotations
 from fpgahal._catalogue import build_image
 from fpgahal.emu._boards import Board, BoardFileError, boards
 from fpgahal.emu._control import SlotState, Status
+from fpgahal.emu._programs import OpaeRoute, opae_route, program_environment
 from fpgahal.emu._rack import FAULTS, Rack, rack
 from fpgahal.emu._shared import active, discard
 from fpgahal.emu._spec import SpecError
 
-__all__ = [
-    "FAULTS",
-    "Board",
-    "BoardFileError",
-    "Rack",
-    "SlotState",
-    "SpecError",
-    "Status",
-    "active",
-    "boards",
-    "build_image",
-    "discard",
-    "rack",
-]
+__all__ = ["FAULTS", "Board", "BoardFileError", "OpaeRoute", "Rack", "SlotState", "SpecError", "Status", "active",
+           "boards", "build_image", "discard", "opae_route", "program_environment", "rack"]

@@ -55,6 +55,13 @@ def _digits(value: uuid.UUID | None) -> str:
     return (value or uuid.UUID(int=0)).hex
 
 
+# Performance counters as the old driver names them; their values come from the emulated board (opae_sysobject.c).
+CACHE_COUNTERS = ("freeze", "read_hit", "write_hit", "read_miss", "write_miss", "hold_request", "tx_req_stall",
+                  "rx_req_stall", "rx_eviction", "data_write_port_contention", "tag_write_port_contention")
+FABRIC_COUNTERS = ("enable", "freeze", "mmio_read", "mmio_write", "pcie0_read", "pcie0_write", "pcie1_read",
+                   "pcie1_write", "upi_read", "upi_write")
+
+
 class _Writer:
     def __init__(self, rack: str, one: Placed) -> None:
         self.rack = rack
@@ -192,16 +199,10 @@ class _Writer:
                 "uevent": f"DEVNAME=dfl-port.{n}",
             },
             fme: {
-                "bitstream_id": "0x222000200567bfb",
-                "bitstream_metadata": "0x2019051600000000",
-                "ports_num": "1",
-                "socket_id": "0",
-                "cache_size": "0",
-                "fabric_version": "0",
-                "dev": f"241:{2 * n + 1}",
-                "errors/fme_errors": "0x0",
-                "errors/pcie0_errors": "0x0",
-                "errors/pcie1_errors": "0x0",
+                "bitstream_id": "0x222000200567bfb", "bitstream_metadata": "0x2019051600000000", "ports_num": "1",
+                "socket_id": "0", "cache_size": "0", "fabric_version": "0", "dev": f"241:{2 * n + 1}",
+                "errors/fme_errors": "0x0", "errors/pcie0_errors": "0x0", "errors/pcie1_errors": "0x0",
+                "errors/nonfatal_errors": "0x0", "errors/catfatal_errors": "0x0", "errors/inject_errors": "0x0",
                 "uevent": f"DEVNAME=dfl-fme.{n}",
                 f"dfl-fme-region.{n}/fpga_region/region{2 * n + 1}/compat_id": _digits(self.board.interface_id),
             },
@@ -227,20 +228,14 @@ class _Writer:
                 "uevent": f"DEVNAME=intel-fpga-port.{n}",
             },
             f"{device}/intel-fpga-fme.{n}": {
-                "pr/interface_id": _digits(self.board.interface_id),
-                "pr/revision": "1",
-                "bitstream_id": "0x113000200000177",
-                "bitstream_metadata": "0x1808152",
-                "ports_num": "1",
-                "socket_id": "0",
-                "cache_size": "0",
-                "version": "0",
-                "dev": f"243:{2 * n + 1}",
-                "errors/fme-errors/errors": "0x0",
-                "errors/fme-errors/first_error": "0x0",
-                "errors/pcie0_errors": "0x0",
-                "errors/pcie1_errors": "0x0",
-                "uevent": f"DEVNAME=intel-fpga-fme.{n}",
+                "pr/interface_id": _digits(self.board.interface_id), "pr/revision": "1",
+                "bitstream_id": "0x113000200000177", "bitstream_metadata": "0x1808152", "ports_num": "1",
+                "socket_id": "0", "cache_size": "0", "version": "0", "dev": f"243:{2 * n + 1}",
+                "errors/fme-errors/errors": "0x0", "errors/fme-errors/first_error": "0x0",
+                "errors/pcie0_errors": "0x0", "errors/pcie1_errors": "0x0", "errors/inject_error": "0x0",
+                "uevent": f"DEVNAME=intel-fpga-fme.{n}", "dperf/revision": "0", "dperf/clock": "0x0",
+                **{f"dperf/cache/{name}": "0x0" for name in CACHE_COUNTERS},
+                **{f"dperf/fabric/{name}": "0x0" for name in FABRIC_COUNTERS},
             },
         }
 
