@@ -12,17 +12,46 @@ import sys
 from ctypes import c_int, c_size_t, c_uint8, c_uint16, c_uint32, c_uint64, c_void_p
 from typing import Any
 
-RESULTS = ("OK", "INVALID_PARAM", "BUSY", "EXCEPTION", "NOT_FOUND", "NO_MEMORY", "NOT_SUPPORTED", "NO_DRIVER",
-           "NO_DAEMON", "NO_ACCESS", "RECONF_ERROR")
+RESULTS = (
+    "OK",
+    "INVALID_PARAM",
+    "BUSY",
+    "EXCEPTION",
+    "NOT_FOUND",
+    "NO_MEMORY",
+    "NOT_SUPPORTED",
+    "NO_DRIVER",
+    "NO_DAEMON",
+    "NO_ACCESS",
+    "RECONF_ERROR",
+)
 DEVICE, ACCELERATOR = 0, 1
 SHARED, GLOB, RECURSE, SYNC = 1, 2, 8, 1
 FIELDS: dict[str, Any] = {
-    "ObjectType": c_int, "Segment": c_uint16, "Bus": c_uint8, "Device": c_uint8, "Function": c_uint8,
-    "SocketID": c_uint8, "VendorID": c_uint16, "DeviceID": c_uint16, "SubsystemVendorID": c_uint16,
-    "SubsystemDeviceID": c_uint16, "ObjectID": c_uint64, "NumErrors": c_uint32, "Interface": c_int,
-    "NumSlots": c_uint32, "BBSID": c_uint64, "BBSVersion": c_uint32, "AcceleratorState": c_int, "NumMMIO": c_uint32,
-    "NumInterrupts": c_uint32, "GUID": c_uint8 * 16, "Parent": c_void_p, "Model": c_uint8 * 64,
-    "LocalMemorySize": c_uint64, "Capabilities": c_uint64,
+    "ObjectType": c_int,
+    "Segment": c_uint16,
+    "Bus": c_uint8,
+    "Device": c_uint8,
+    "Function": c_uint8,
+    "SocketID": c_uint8,
+    "VendorID": c_uint16,
+    "DeviceID": c_uint16,
+    "SubsystemVendorID": c_uint16,
+    "SubsystemDeviceID": c_uint16,
+    "ObjectID": c_uint64,
+    "NumErrors": c_uint32,
+    "Interface": c_int,
+    "NumSlots": c_uint32,
+    "BBSID": c_uint64,
+    "BBSVersion": c_uint32,
+    "AcceleratorState": c_int,
+    "NumMMIO": c_uint32,
+    "NumInterrupts": c_uint32,
+    "GUID": c_uint8 * 16,
+    "Parent": c_void_p,
+    "Model": c_uint8 * 64,
+    "LocalMemorySize": c_uint64,
+    "Capabilities": c_uint64,
 }
 ref = ctypes.byref
 library = ctypes.CDLL(sys.argv[1])
@@ -98,9 +127,15 @@ def enumeration(fme: c_void_p, afu: c_void_p) -> None:
     call("Enumerate", None, 0, tokens, 1, ref(found), note="room for one", found=found)
     destroy([c_void_p(tokens[0])])
     for kind in (DEVICE, ACCELERATOR):
-        for fields in ({"Bus": c_uint8(0x3B)}, {"Bus": c_uint8(0x77)}, {"Interface": c_int(0)},
-                       {"VendorID": c_uint16(0x8086), "DeviceID": c_uint16(0x9C4)}, {"Parent": fme},
-                       {"SocketID": c_uint8(1)}, {"BBSID" if kind == DEVICE else "NumMMIO": c_uint64(1)}):
+        for fields in (
+            {"Bus": c_uint8(0x3B)},
+            {"Bus": c_uint8(0x77)},
+            {"Interface": c_int(0)},
+            {"VendorID": c_uint16(0x8086), "DeviceID": c_uint16(0x9C4)},
+            {"Parent": fme},
+            {"SocketID": c_uint8(1)},
+            {"BBSID" if kind == DEVICE else "NumMMIO": c_uint64(1)},
+        ):
             destroy(find(kind, **fields))
     for state in (0, 1):
         destroy(find(ACCELERATOR, AcceleratorState=state))
@@ -159,9 +194,15 @@ def events(port: c_void_p, device: c_void_p) -> None:
     call("CreateEventHandle", ref(event))
     call("CreateEventHandle", None, note="nowhere")
     call("GetOSObjectFromEventHandle", event, ref(fd), note="too early")
-    for handle, kind, vector, note in ((port, 0, 0, "interrupt"), (port, 1, 0, "error"), (port, 0, 99, "vector 99"),
-                                       (port, 9, 0, "type 9"), (device, 0, 0, "device's interrupt"),
-                                       (device, 1, 0, "device's error"), (None, 0, 0, "null")):
+    for handle, kind, vector, note in (
+        (port, 0, 0, "interrupt"),
+        (port, 1, 0, "error"),
+        (port, 0, 99, "vector 99"),
+        (port, 9, 0, "type 9"),
+        (device, 0, 0, "device's interrupt"),
+        (device, 1, 0, "device's error"),
+        (None, 0, 0, "null"),
+    ):
         if call("RegisterEvent", handle, kind, event, vector, note=note):
             call("GetOSObjectFromEventHandle", event, ref(fd))
             call("GetOSObjectFromEventHandle", event, None, note="nowhere")
@@ -186,9 +227,23 @@ def errors(tokens: tuple[tuple[c_void_p | None, str], ...]) -> None:
 
 def objects(tokens: tuple[tuple[c_void_p | None, str], ...], handles: tuple[tuple[c_void_p | None, str], ...]) -> None:
     it, part, kind, size, value, text = c_void_p(), c_void_p(), c_int(), c_uint32(), c_uint64(), (c_uint8 * 64)()
-    names = [(b"nothing", 0), (b"../x", 0), (b"/etc", 0), (b"id", 0), (b"errors", 0), (b"errors", RECURSE), (b"dev", 0),
-             (b"errors/errors", 0), (b"*perf/revision", GLOB), (b"nothing*", GLOB), (b"*perf/cache", GLOB | RECURSE),
-             (b"*perf/fabric/pcie?_*", GLOB), (b"bitstream_id", 0), (b"afu_id", 0), (b"pr/interface_id", 0)]
+    names = [
+        (b"nothing", 0),
+        (b"../x", 0),
+        (b"/etc", 0),
+        (b"id", 0),
+        (b"errors", 0),
+        (b"errors", RECURSE),
+        (b"dev", 0),
+        (b"errors/errors", 0),
+        (b"*perf/revision", GLOB),
+        (b"nothing*", GLOB),
+        (b"*perf/cache", GLOB | RECURSE),
+        (b"*perf/fabric/pcie?_*", GLOB),
+        (b"bitstream_id", 0),
+        (b"afu_id", 0),
+        (b"pr/interface_id", 0),
+    ]
     for token, note in tokens:
         for name, flags in names:
             if not call("TokenGetObject", token, name, ref(it), flags, note=f"{note} {name.decode()} {flags}"):
@@ -278,8 +333,9 @@ def main() -> None:
     buffers(port, device)
     events(port, device)
     errors(((afu, "accelerator"), (fme, "device"), (None, "null")))
-    objects(((afu, "accelerator"), (fme, "device"), (None, "null")),
-            ((port, "port"), (device, "device"), (None, "null")))
+    objects(
+        ((afu, "accelerator"), (fme, "device"), (None, "null")), ((port, "port"), (device, "device"), (None, "null"))
+    )
     the_rest(port, device, afu)
     call("Close", None, note="null")
     call("Close", port)

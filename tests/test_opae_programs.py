@@ -28,16 +28,34 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("opae_app")
     (folder / "libopae-c.so.2").symlink_to(_library.emulator("opae"))
     path = str(folder / "opae_app")
-    subprocess.run([compiler, "-std=gnu11", "-O1", "-Wall", "-Wextra", "-o", path, str(TESTS / "native/opae_app.c"),
-                    f"-L{folder}", "-l:libopae-c.so.2"], check=True)
+    subprocess.run(
+        [
+            compiler,
+            "-std=gnu11",
+            "-O1",
+            "-Wall",
+            "-Wextra",
+            "-o",
+            path,
+            str(TESTS / "native/opae_app.c"),
+            f"-L{folder}",
+            "-l:libopae-c.so.2",
+        ],
+        check=True,
+    )
     return path
 
 
 def emulate(choice: str, *command: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
-    return subprocess.run([sys.executable, "-m", "fpgahal", "emulate", *command],
-                          env={**environment, "FPGAHAL_EMU_OPAE": choice}, capture_output=True, text=True, timeout=60,
-                          check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "fpgahal", "emulate", *command],
+        env={**environment, "FPGAHAL_EMU_OPAE": choice},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def test_own_library(program: str) -> None:
@@ -86,10 +104,12 @@ def test_environment_is_the_programs_alone(monkeypatch: pytest.MonkeyPatch) -> N
         assert made["FPGAHAL_EMU_RACK"] == rack.dir
 
 
-@pytest.mark.parametrize(("pci_id", "variable"),
-                         [(("0x1af4", "0x1045"), "LIBOPAE_CFGFILE"), ((), "OPAE_PLATFORM_ROOT")])
-def test_configuration_of_the_vendors_library(tmp_path: Path, pci_id: tuple[str, ...], variable: str,
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("pci_id", "variable"), [(("0x1af4", "0x1045"), "LIBOPAE_CFGFILE"), ((), "OPAE_PLATFORM_ROOT")]
+)
+def test_configuration_of_the_vendors_library(
+    tmp_path: Path, pci_id: tuple[str, ...], variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It names a PCI function that is there; without a bus the library is told that it runs on a simulator."""
     vendors = tmp_path / "elsewhere.so"
     vendors.touch()
@@ -177,8 +197,9 @@ int run(const char *plugin)
 """
 
 
-@pytest.mark.parametrize(("major", "minor", "good"), [(1, 4, False), (2, 0, False), (2, 11, False), (2, 12, True),
-                                                      (2, 14, True)])
+@pytest.mark.parametrize(
+    ("major", "minor", "good"), [(1, 4, False), (2, 0, False), (2, 11, False), (2, 12, True), (2, 14, True)]
+)
 def test_versions(tmp_path: Path, major: int, minor: int, good: bool) -> None:
     """The plugin fills no table of an older layout, and the binding says which version it found."""
     compiler = shutil.which("gcc") or shutil.which("cc")
@@ -186,16 +207,33 @@ def test_versions(tmp_path: Path, major: int, minor: int, good: bool) -> None:
         pytest.skip("needs a C compiler")
     (tmp_path / "shell.c").write_text(SHELL)
     library = str(tmp_path / "libopae-c.so.2")
-    subprocess.run([compiler, "-shared", "-fPIC", f"-DMAJOR={major}", f"-DMINOR={minor}", "-o", library,
-                    str(tmp_path / "shell.c")], check=True)
+    subprocess.run(
+        [
+            compiler,
+            "-shared",
+            "-fPIC",
+            f"-DMAJOR={major}",
+            f"-DMINOR={minor}",
+            "-o",
+            library,
+            str(tmp_path / "shell.c"),
+        ],
+        check=True,
+    )
     call = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).run(sys.argv[2].encode()))"
-    done = subprocess.run([sys.executable, "-c", call, library, _opae_plugin.plugin()], capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", call, library, _opae_plugin.plugin()], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     result, filled = map(int, done.stdout.split())
     assert (result == 0) == good
     assert (filled > 40) == good
     assert good or f"was loaded by {major}.{minor}.0" in done.stderr
-    probe = subprocess.run([sys.executable, "-m", "fpgahal._probe", "real-opae"], capture_output=True, text=True,
-                           env={**os.environ, "FPGAHAL_OPAE_LIBRARY": library}, check=True)
+    probe = subprocess.run(
+        [sys.executable, "-m", "fpgahal._probe", "real-opae"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "FPGAHAL_OPAE_LIBRARY": library},
+        check=True,
+    )
     assert (f"is OPAE {major}.{minor}.0; emulated boards" in probe.stdout) != good

@@ -32,17 +32,31 @@ def real_opae() -> dict[str, str]:
 
 def run(program: str, environment: dict[str, str]) -> str:
     """Run a Python program in a process of its own: a libopae-c that is loaded once stays as it is."""
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], env=environment, capture_output=True,
-                          text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_conformance(real_opae: dict[str, str], record_property: Callable[[str, object], None],
-                     capsys: pytest.CaptureFixture[str]) -> None:
+def test_conformance(
+    real_opae: dict[str, str], record_property: Callable[[str, object], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Everything that fpgahal promises holds on the vendor's own library."""
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(TESTS / "conformance")],
-                          env=real_opae, cwd=TESTS.parent, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(TESTS / "conformance")],
+        env=real_opae,
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
     last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\d+ passed", last)
@@ -54,7 +68,8 @@ def test_conformance(real_opae: dict[str, str], record_property: Callable[[str, 
 
 def test_which_library(real_opae: dict[str, str]) -> None:
     """It is the vendor's code that runs, and the environment is as it was."""
-    run("""
+    run(
+        """
         import os, sys
         import fpgahal
         from fpgahal import _opae, emu
@@ -65,12 +80,15 @@ def test_which_library(real_opae: dict[str, str]) -> None:
             assert tuple(map(int, version.split("."))) >= (2, 12, 0), version
             assert dev.afu_id is not None
         assert dict(os.environ) == before
-    """, real_opae)
+    """,
+        real_opae,
+    )
 
 
 def test_racks_in_turn(real_opae: dict[str, str]) -> None:
     """The plugin follows the rack that is in use; one that is gone has no boards."""
-    run("""
+    run(
+        """
         import fpgahal, uuid
         from fpgahal import emu
         for model in ("pac-a10", "n3000", "d5005:3"):
@@ -84,4 +102,6 @@ def test_racks_in_turn(real_opae: dict[str, str]) -> None:
             pass
         else:
             raise SystemExit("a board of a rack that is gone was opened")
-    """, real_opae)
+    """,
+        real_opae,
+    )

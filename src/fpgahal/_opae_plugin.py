@@ -43,8 +43,9 @@ def wanted() -> bool:
     """
     choice = os.environ.get(CHOICE, "")
     if choice not in ("", "own", "real"):
-        raise LibraryError(f"{CHOICE}={choice} is not known.",
-                           hint=f"Set {CHOICE}=real for the machine's own libopae-c, or unset it.")
+        raise LibraryError(
+            f"{CHOICE}={choice} is not known.", hint=f"Set {CHOICE}=real for the machine's own libopae-c, or unset it."
+        )
     return choice == "real"
 
 
@@ -57,7 +58,8 @@ def config(module: str, vendor: str, device: str) -> str:
     """Text of an ``opae.cfg`` that loads `module` on a machine that has a PCI function ``vendor:device``."""
     loaded = {"enabled": True, "module": module, "devices": ["any"], "configuration": {}}
     emulated = {
-        "enabled": True, "platform": "EMULATED boards of fpgahal",
+        "enabled": True,
+        "platform": "EMULATED boards of fpgahal",
         "devices": [{"name": "any", "id": [vendor, device, "*", "*"]}],
         "opae": {"plugin": [loaded], "fpgainfo": [], "fpgad": []},
     }
@@ -86,20 +88,25 @@ def real() -> tuple[_library.Library, str]:
         It does not load, is older than 2.12, or is the emulated one under the vendor's name.
     """
     with _environment(OPAE_EXPLICIT_INITIALIZE="1", WITH_ASE=None):
-        library = _library.load("FPGAHAL_OPAE_LIBRARY", ("libopae-c.so.2", "libopae-c.so.1"),
-                                install="Install OPAE (libopae-c)")
+        library = _library.load(
+            "FPGAHAL_OPAE_LIBRARY", ("libopae-c.so.2", "libopae-c.so.1"), install="Install OPAE (libopae-c)"
+        )
     shell = ctypes.CDLL(library.path, handle=library.handle)
     where = f"{library.path} ({library.found_via})"
     if hasattr(shell, "fpgahal_emu_attach"):
-        raise LibraryError(f"{where} is fpgahal's emulated library, not the vendor's.",
-                           hint="Name the vendor's libopae-c.so.2 in FPGAHAL_OPAE_LIBRARY.")
+        raise LibraryError(
+            f"{where} is fpgahal's emulated library, not the vendor's.",
+            hint="Name the vendor's libopae-c.so.2 in FPGAHAL_OPAE_LIBRARY.",
+        )
     found = Version()
     if not hasattr(shell, "fpgaGetOPAECVersion") or shell.fpgaGetOPAECVersion(ctypes.byref(found)):
         found = Version()
     if (found.major, found.minor) < OLDEST:
-        raise LibraryError(f"{where} is OPAE {found.major}.{found.minor}.{found.patch}; emulated boards below the real "
-                           f"libopae-c need {OLDEST[0]}.{OLDEST[1]} or newer.",
-                           hint=f"Update OPAE, or unset {CHOICE}: the emulated library needs none.")
+        raise LibraryError(
+            f"{where} is OPAE {found.major}.{found.minor}.{found.patch}; emulated boards below the real "
+            f"libopae-c need {OLDEST[0]}.{OLDEST[1]} or newer.",
+            hint=f"Update OPAE, or unset {CHOICE}: the emulated library needs none.",
+        )
     return library, f"{found.major}.{found.minor}.{found.patch}"
 
 
@@ -125,13 +132,17 @@ def load_real() -> tuple[_library.Library, ctypes.CDLL]:
         with _environment(WITH_ASE="1"):
             result = shell.fpgaInitialize(os.fsencode(file.name))
     if result:
-        raise LibraryError(f"{library.path} refused the plugin {module} (fpgaInitialize: {result}).",
-                           hint="LIBOPAE_LOG=1 makes libopae-c say why.")
+        raise LibraryError(
+            f"{library.path} refused the plugin {module} (fpgaInitialize: {result}).",
+            hint="LIBOPAE_LOG=1 makes libopae-c say why.",
+        )
     try:
         loaded = ctypes.CDLL(module, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
     except OSError:
-        raise LibraryError(f"{library.path} serves real boards in this process already.",
-                           hint="Use emulated boards in a process of their own.") from None
+        raise LibraryError(
+            f"{library.path} serves real boards in this process already.",
+            hint="Use emulated boards in a process of their own.",
+        ) from None
     return library, loaded
 
 

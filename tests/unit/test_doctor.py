@@ -195,10 +195,15 @@ def test_holders_says_when_it_may_not_see_all(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize(
     ("route", "found"),
-    [(fpgahal.emu.OpaeRoute("/usr/lib/libopae-c.so.2", "2.14.0", False, ("0x1af4", "0x1045")),
-      "plugin below /usr/lib/libopae-c.so.2 2.14.0 (through PCI id 0x1af4:0x1045)"),
-     (fpgahal.emu.OpaeRoute("/usr/lib/libopae-c.so.2", "2.14.0"), "(through the simulator's PCI id)"),
-     (fpgahal.emu.OpaeRoute(why_not="there is none"), "stand-alone library as libopae-c.so.2")])
+    [
+        (
+            fpgahal.emu.OpaeRoute("/usr/lib/libopae-c.so.2", "2.14.0", False, ("0x1af4", "0x1045")),
+            "plugin below /usr/lib/libopae-c.so.2 2.14.0 (through PCI id 0x1af4:0x1045)",
+        ),
+        (fpgahal.emu.OpaeRoute("/usr/lib/libopae-c.so.2", "2.14.0"), "(through the simulator's PCI id)"),
+        (fpgahal.emu.OpaeRoute(why_not="there is none"), "stand-alone library as libopae-c.so.2"),
+    ],
+)
 def test_opae_programs(monkeypatch: pytest.MonkeyPatch, route: fpgahal.emu.OpaeRoute, found: str) -> None:
     monkeypatch.setattr(fpgahal.emu, "opae_route", lambda timeout: route)
     check = checks.opae_programs(1.0)

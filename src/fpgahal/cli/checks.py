@@ -325,8 +325,12 @@ def opae_programs(timeout: float) -> Check:
     if route.library:
         seen = f"PCI id {':'.join(route.pci_id)}" if route.pci_id else "the simulator's PCI id"
         return Check(name, "ok", f"fpgahal emulate: plugin below {route.library} {route.version} (through {seen})")
-    return Check(name, "ok", "fpgahal emulate: stand-alone library as libopae-c.so.2 and .so.1; fpgainfo and fpgad, "
-                             f"which need the real one, do not run ({route.why_not})")
+    return Check(
+        name,
+        "ok",
+        "fpgahal emulate: stand-alone library as libopae-c.so.2 and .so.1; fpgainfo and fpgad, "
+        f"which need the real one, do not run ({route.why_not})",
+    )
 
 
 def runtime_folder() -> Check:

@@ -15,5 +15,20 @@ from fpgahal.emu._rack import FAULTS, Rack, rack
 from fpgahal.emu._shared import active, discard
 from fpgahal.emu._spec import SpecError
 
-__all__ = ["FAULTS", "Board", "BoardFileError", "OpaeRoute", "Rack", "SlotState", "SpecError", "Status", "active",
-           "boards", "build_image", "discard", "opae_route", "program_environment", "rack"]
+__all__ = [
+    "FAULTS",
+    "Board",
+    "BoardFileError",
+    "OpaeRoute",
+    "Rack",
+    "SlotState",
+    "SpecError",
+    "Status",
+    "active",
+    "boards",
+    "build_image",
+    "discard",
+    "opae_route",
+    "program_environment",
+    "rack",
+]

@@ -61,15 +61,21 @@ def opae_route(timeout: float = 10.0) -> OpaeRoute:
         if must:
             raise LibraryError(f"{_opae_plugin.CHOICE}=real, but: {found['error']}", hint=found["hint"])
         return OpaeRoute(why_not=found["error"])
-    return OpaeRoute(found["path"], found["version"], bool(os.environ.get("FPGAHAL_OPAE_LIBRARY")),
-                     _opae_plugin.pci_id() or ())
+    return OpaeRoute(
+        found["path"], found["version"], bool(os.environ.get("FPGAHAL_OPAE_LIBRARY")), _opae_plugin.pci_id() or ()
+    )
 
 
 def _probe(timeout: float) -> dict[str, str]:
     # in a child: a vendor's library may not come back, and must not stay loaded here
     try:
-        done = subprocess.run([sys.executable, "-m", "fpgahal._probe", "real-opae"], capture_output=True, text=True,
-                              timeout=timeout, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "fpgahal._probe", "real-opae"],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
         answer: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, ValueError, IndexError):
         return {"error": "the installed libopae-c does not load", "hint": "`fpgahal doctor` looks into it."}
