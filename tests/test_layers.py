@@ -15,7 +15,7 @@ PACKAGE = ROOT / "src" / "fpgahal"
 # Lower may not import higher.  Names are top-level modules of fpgahal; what is not named here is layer 0.
 LAYERS = {
     "_session": 1, "_wait": 1,
-    "_register_kernel": 2, "_opae": 2, "_xrt": 2,
+    "_register_kernel": 2, "_opae": 2, "_dfl": 2, "_xrt": 2,
     "_csr": 3, "_buffer": 3, "_signature": 3, "_kernel": 3, "_device": 3, "_find": 3,
     "__init__": 4, "kernels": 5,
     "cli": 6, "bench": 6, "__main__": 6, "_probe": 6,
