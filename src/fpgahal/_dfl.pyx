@@ -6,7 +6,7 @@ This file and ``native/include/dfl_abi.h`` are all that knows their ioctls.  Wha
 here: huge pages for large buffers, the exclusive open before a reconfiguration, the old driver's status word.
 """
 cimport cython
-from libc.errno cimport ENOMEM, errno
+from libc.errno cimport ENOMEM, ENOTTY, errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 from posix.mman cimport (
@@ -22,7 +22,7 @@ import uuid
 import weakref
 
 from fpgahal._errors import (
-    ArgumentRangeError, DeviceLostError, DeviceMemoryError, DeviceStateError, FpgaError, ProgramError,
+    ArgumentRangeError, DeviceLostError, DeviceMemoryError, DeviceStateError, DriverError, FpgaError, ProgramError,
     UnsupportedError, errno_error,
 )
 from fpgahal._lock import ProgramLock
@@ -170,7 +170,8 @@ cdef class DflSession(Session):
             raise UnsupportedError(f"{self.info.address}: its port has no register region.")
         memset(&region, 0, sizeof(region))
         region.argsz, region.index = sizeof(region), DFL_REGION_AFU
-        self.call(OLD_PORT_GET_REGION_INFO if self.old else DFL_PORT_GET_REGION_INFO, &region, "PORT_GET_REGION_INFO")
+        self.call(OLD_PORT_GET_REGION_INFO if self.old else DFL_PORT_GET_REGION_INFO, &region,
+                  "PORT_GET_REGION_INFO")
         if not region.flags & DFL_REGION_MMAP or region.size < 4096:
             raise UnsupportedError(f"{self.info.address}: the registers of its AFU can't be mapped.")
         at = mmap(NULL, region.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
@@ -220,6 +221,11 @@ cdef class DflSession(Session):
 
     cdef error(self, int number, what):
         self.check()  # perhaps another thread has closed it meanwhile
+        if number == ENOTTY:
+            return DriverError(
+                f"{self.info.address}: {what} failed: {self.node} is no device of the {self.info.kernel_driver} driver.",
+                hint="Emulated boards are, for programs that run with libfpgahal-emu-dfl.so in LD_PRELOAD; otherwise "
+                     "open them with driver=\"opae\"." if self.info.emulated else "", code=number)
         return errno_error(number, "", what, self.info.address)
 
     cdef int ready(self) except -1 nogil:
@@ -310,7 +316,8 @@ cdef class DflSession(Session):
         return DeviceMemoryError(
             f"{self.info.address}: a buffer of {size} bytes needs one huge page of {unit}, and there is none: "
             f"{sysfs.huge_pages(length)} ({os.strerror(number)}).",
-            hint=f"As root: echo {count} > /sys/kernel/mm/hugepages/hugepages-{length >> 10}kB/nr_hugepages", code=number)
+            hint=f"As root: echo {count} > /sys/kernel/mm/hugepages/hugepages-{length >> 10}kB/nr_hugepages",
+            code=number)
 
     cdef not_mapped(self, int number, size_t length):
         what = f"PORT_DMA_MAP of {length} bytes"
@@ -319,7 +326,8 @@ cdef class DflSession(Session):
         limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
         limit = "unlimited" if limit == resource.RLIM_INFINITY else f"{limit} bytes"
         return DeviceMemoryError(
-            f"{self.info.address}: {what} failed: ENOMEM.  Pinned memory counts against RLIMIT_MEMLOCK, which is {limit}.",
+            f"{self.info.address}: {what} failed: ENOMEM.  Pinned memory counts against RLIMIT_MEMLOCK, which is "
+            f"{limit}.",
             hint="Raise it: `ulimit -l unlimited`, LimitMEMLOCK=infinity of a service, --ulimit memlock=-1 of a "
                  "container.", code=number)
 
@@ -357,8 +365,8 @@ cdef class DflSession(Session):
         clock = max((mhz for _, mhz in bitstream.clocks), default=0)
         if clock > 0 and sysfs.has_user_clock(self.folder):
             raise UnsupportedError(
-                f"{self.info.address}: {bitstream.name} asks for a user clock of {clock:g} MHz, which fpgahal sets only "
-                "through libopae-c.  Nothing was written.", hint="Install libopae-c; FPGAHAL_OPAE_BINDING=opae.")
+                f"{self.info.address}: {bitstream.name} asks for a user clock of {clock:g} MHz, which fpgahal sets "
+                "only through libopae-c.  Nothing was written.", hint="Install libopae-c; FPGAHAL_OPAE_BINDING=opae.")
         failed = True
         self.detach_registers()
         try:
