@@ -7,13 +7,21 @@ here: huge pages for large buffers, the exclusive open before a reconfiguration,
 """
 cimport cython
 from libc.errno cimport ENOMEM, ENOTTY, errno
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 from posix.mman cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap,
 )
 from posix.unistd cimport close as close_fd
 
+from fpgahal._dfl_abi cimport (
+    DFL_FME_PORT_PR, DFL_PORT_DMA_MAP, DFL_PORT_DMA_UNMAP, DFL_PORT_ERR_SET_IRQ, DFL_PORT_GET_INFO,
+    DFL_PORT_GET_REGION_INFO, DFL_PORT_RESET, DFL_PORT_UINT_SET_IRQ, DFL_REGION_AFU, DFL_REGION_MMAP, EFD_CLOEXEC,
+    EFD_NONBLOCK, MADV_DONTFORK, MAP_HUGETLB, OLD_FME_PORT_PR, OLD_PORT_DMA_MAP, OLD_PORT_DMA_UNMAP,
+    OLD_PORT_ERR_SET_IRQ, OLD_PORT_GET_INFO, OLD_PORT_GET_REGION_INFO, OLD_PORT_RESET, OLD_PORT_UAFU_SET_IRQ,
+    dfl_dma_map, dfl_dma_unmap, dfl_irq_set, dfl_port_info, dfl_port_pr, dfl_region_info, eventfd, ioctl, madvise,
+    mmio_read32, mmio_read64, mmio_write32, mmio_write64, old_error_irq, old_port_info, old_port_pr, old_user_irq,
+)
 from fpgahal._session cimport Session, memory
 
 import os
@@ -29,56 +37,6 @@ from fpgahal._lock import ProgramLock
 from fpgahal._register_kernel import known_kernels, open_register_kernel
 from fpgahal._sysfs import port as sysfs
 from fpgahal._types import BankInfo
-
-cdef extern from "<sys/mman.h>" nogil:
-    enum: MADV_DONTFORK, MAP_HUGETLB
-    int madvise(void *address, size_t length, int advice)
-
-cdef extern from "<sys/eventfd.h>" nogil:
-    enum: EFD_CLOEXEC, EFD_NONBLOCK
-    int eventfd(unsigned int initial, int flags)
-
-cdef extern from "<sys/ioctl.h>" nogil:
-    int ioctl(int fd, unsigned long request, ...)
-
-cdef extern from "dfl_abi.h" nogil:
-    enum: DFL_PORT_RESET, OLD_PORT_RESET, DFL_PORT_GET_INFO, OLD_PORT_GET_INFO
-    enum: DFL_PORT_GET_REGION_INFO, OLD_PORT_GET_REGION_INFO, DFL_PORT_DMA_MAP, OLD_PORT_DMA_MAP
-    enum: DFL_PORT_DMA_UNMAP, OLD_PORT_DMA_UNMAP, DFL_FME_PORT_PR, OLD_FME_PORT_PR
-    enum: DFL_PORT_ERR_SET_IRQ, OLD_PORT_ERR_SET_IRQ, DFL_PORT_UINT_SET_IRQ, OLD_PORT_UAFU_SET_IRQ
-    enum: DFL_REGION_AFU, DFL_REGION_MMAP
-    struct dfl_port_info:
-        uint32_t argsz, num_regions
-    struct old_port_info:
-        uint32_t argsz, num_regions
-    struct dfl_region_info:
-        uint32_t argsz, flags, index
-        uint64_t size, offset
-    struct dfl_dma_map:
-        uint32_t argsz
-        uint64_t user_addr, length, iova
-    struct dfl_dma_unmap:
-        uint32_t argsz
-        uint64_t iova
-    struct dfl_port_pr:
-        uint32_t argsz, port_id, buffer_size
-        uint64_t buffer_address
-    struct old_port_pr:
-        uint32_t argsz, port_id, buffer_size
-        uint64_t buffer_address, status
-    struct dfl_irq_set:
-        uint32_t start, count
-        int32_t evtfd[1]
-    struct old_error_irq:
-        uint32_t argsz
-        int32_t evtfd
-    struct old_user_irq:
-        uint32_t argsz, start, count
-        int32_t evtfd[1]
-    uint64_t mmio_read64(const void *at)
-    uint32_t mmio_read32(const void *at)
-    void mmio_write64(void *at, uint64_t value)
-    void mmio_write32(void *at, uint32_t value)
 
 cdef extern from *:
     """
@@ -164,8 +122,10 @@ cdef class DflSession(Session):
         memset(&new, 0, sizeof(new))
         memset(&old, 0, sizeof(old))
         new.argsz, old.argsz = sizeof(new), sizeof(old)
-        self.call(OLD_PORT_GET_INFO if self.old else DFL_PORT_GET_INFO, <void *>&old if self.old else <void *>&new,
-                  "PORT_GET_INFO")
+        if self.old:
+            self.call(OLD_PORT_GET_INFO, &old, "PORT_GET_INFO")
+        else:
+            self.call(DFL_PORT_GET_INFO, &new, "PORT_GET_INFO")
         if (old.num_regions if self.old else new.num_regions) < 1:
             raise UnsupportedError(f"{self.info.address}: its port has no register region.")
         memset(&region, 0, sizeof(region))
@@ -223,7 +183,8 @@ cdef class DflSession(Session):
         self.check()  # perhaps another thread has closed it meanwhile
         if number == ENOTTY:
             return DriverError(
-                f"{self.info.address}: {what} failed: {self.node} is no device of the {self.info.kernel_driver} driver.",
+                f"{self.info.address}: {what} failed: {self.node} is no device of the {self.info.kernel_driver} "
+                "driver.",
                 hint="Emulated boards are, for programs that run with libfpgahal-emu-dfl.so in LD_PRELOAD; otherwise "
                      "open them with driver=\"opae\"." if self.info.emulated else "", code=number)
         return errno_error(number, "", what, self.info.address)
