@@ -10,8 +10,13 @@ import zipfile
 WANTED = [
     *(f"fpgahal/{module}.*.so" for module in ("_session", "_opae", "_dfl", "_xrt", "_buffer", "_kernel", "_csr")),
     *(f"fpgahal/{module}.pyi" for module in ("_session", "_opae", "_dfl", "_xrt", "_buffer", "_kernel", "_csr")),
-    "fpgahal/py.typed", "fpgahal/data/boards.toml", "fpgahal/data/accelerators.toml", "fpgahal/_session.pxd",
-    "fpgahal/_lib/libfpgahal-emu-opae.so", "fpgahal/_lib/libfpgahal-emu-xrt.so", "*.dist-info/licenses/LICENSE",
+    "fpgahal/py.typed",
+    "fpgahal/data/boards.toml",
+    "fpgahal/data/accelerators.toml",
+    "fpgahal/_session.pxd",
+    "fpgahal/_lib/libfpgahal-emu-opae.so",
+    "fpgahal/_lib/libfpgahal-emu-xrt.so",
+    "*.dist-info/licenses/LICENSE",
 ]
 FORBIDDEN = ["*.pyx", "*.c", "*libopae*", "*libxrt*", "*libxfpga*", "*libasan*", "*.gbs", "*.xclbin", "tests/*"]
 

@@ -19,8 +19,9 @@ from fpgahal import _library
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 
-pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"),
-                                reason="the interposer decodes x86-64 instructions")
+pytestmark = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="the interposer decodes x86-64 instructions"
+)
 
 
 def interposed(**more: str) -> dict[str, str]:
@@ -32,10 +33,24 @@ def interposed(**more: str) -> dict[str, str]:
 @pytest.mark.parametrize("name", INTERPOSED)
 def test_conformance(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ROOT, TESTS / "conformance",
-         TESTS / "faults" / "test_dfl.py"],
-        env=interposed(FPGAHAL_OPAE_BINDING="dfl", **{ONLY: name}), cwd=ROOT, capture_output=True, text=True,
-        timeout=280)
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir",
+            ROOT,
+            TESTS / "conformance",
+            TESTS / "faults" / "test_dfl.py",
+        ],
+        env=interposed(FPGAHAL_OPAE_BINDING="dfl", **{ONLY: name}),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     lines = done.stdout.splitlines()
     counts = lines[-1] if lines else ""
     with capsys.disabled():
@@ -48,9 +63,11 @@ def test_conformance(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("board", ["d5005", "pac-a10"])
 def test_registers_through_a_pointer(tmp_path: Path, board: str, optimization: str) -> None:
     program = tmp_path / "test_dfl"
-    subprocess.run(["gcc", optimization, "-Wall", "-Wextra", "-Werror", TESTS / "native" / "test_dfl.c", "-o", program],
-                   check=True)
+    subprocess.run(
+        ["gcc", optimization, "-Wall", "-Wextra", "-Werror", TESTS / "native" / "test_dfl.c", "-o", program], check=True
+    )
     with fpgahal.emu.rack(board) as rack:
-        done = subprocess.run([program, rack.devices()[0].device_nodes[0]], env=interposed(), capture_output=True,
-                              text=True, timeout=60)
+        done = subprocess.run(
+            [program, rack.devices()[0].device_nodes[0]], env=interposed(), capture_output=True, text=True, timeout=60
+        )
     assert (done.returncode, done.stdout) == (0, "all forms are served\n"), done.stderr

@@ -16,8 +16,8 @@ from fpgahal._contract import RegisterContract, Word, Write
 from fpgahal._csr import Csr, KernelCsr
 from fpgahal._device import Device
 from fpgahal._errors import (
-    AFUMismatchError,
     AccessError,
+    AFUMismatchError,
     AmbiguousDeviceError,
     ArgumentError,
     ArgumentRangeError,

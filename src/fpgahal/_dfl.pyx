@@ -23,6 +23,7 @@ from fpgahal._dfl_abi cimport (
     mmio_read32, mmio_read64, mmio_write32, mmio_write64, old_error_irq, old_port_info, old_port_pr, old_user_irq,
 )
 from fpgahal._session cimport Session, memory
+from fpgahal._wait cimport backoff
 
 import os
 import resource
@@ -392,11 +393,17 @@ cdef class DflSession(Session):
         return open_register_kernel(self, name)
 
     def reset(self):
+        cdef unsigned int round = 0
         self.ready()
+        self.resetting += 1
         try:
+            with nogil:
+                while self.writing:  # a run that is just being started would go on with registers set to 0
+                    round = backoff(round)
             self.call(OLD_PORT_RESET if self.old else DFL_PORT_RESET, NULL, "PORT_RESET")
         finally:
             self.epoch += 1
+            self.resetting -= 1
 
     def errors(self):
         """Error registers of the port and the FME, from sysfs: name -> value."""

@@ -9,6 +9,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
 from fpgahal._session cimport Session, memory
+from fpgahal._wait cimport backoff
 
 import ctypes
 import threading
@@ -380,10 +381,17 @@ cdef class OpaeSession(Session):
 
     def reset(self):
         cdef fpga_result result
+        cdef unsigned int round = 0
         self.ready()
-        with nogil:
-            result = self.opae.abi.fpgaReset(self.port)
-        self.epoch += 1
+        self.resetting += 1
+        try:
+            with nogil:
+                while self.writing:  # a run that is just being started would go on with registers set to 0
+                    round = backoff(round)
+                result = self.opae.abi.fpgaReset(self.port)
+            self.epoch += 1
+        finally:
+            self.resetting -= 1
         if result:
             raise self.opae.error(result, "fpgaReset", self.info)
 

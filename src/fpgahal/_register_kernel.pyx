@@ -17,11 +17,13 @@ from fpgahal._errors import ArgumentRangeError, DeviceBusyError, KernelNotFoundE
 cdef extern from *:
     """
     #define fence() __sync_synchronize()
+    #define add(where, amount) __sync_add_and_fetch(where, amount)
     #define take_over(where, old, fresh) __sync_bool_compare_and_swap(where, old, fresh)
     typedef volatile uint32_t volatile_u32;
     """
     ctypedef uint32_t volatile_u32
     void fence() noexcept nogil
+    int add(int *where, int amount) noexcept nogil   # atomically
     bint take_over(void *where, ...) noexcept nogil  # atomically: if *where is old, make it fresh
 
 cdef struct write:
@@ -35,11 +37,12 @@ cdef enum:
     MAX_WRITES = 32
     CONSTANT = -1
     DSM = -2
-    FINISHING = 100  # a state of a run: somebody does the last register writes, until then it has the AFU
+    STARTING = 100  # states of a run besides those of run_state: somebody writes registers, and until that is
+    FINISHING = 101  # done, the run has the AFU
 
 cdef struct run:
     uint64_t epoch
-    int state       # a run_state, or FINISHING
+    int state       # a run_state, STARTING or FINISHING
     PyObject *kernel
 
 
@@ -127,21 +130,35 @@ cdef class RegisterKernel(KernelSession):
     cdef int run_start(self, void *handle, const arg *args, int n) except -1 nogil:
         cdef run *r = <run *>handle
         self.session.check()
-        if not take_over(&self.session.job, <void *>NULL, <void *>r):
-            self.run_after(r)
+        add(&self.session.writing, 1)
+        r.state = STARTING
+        try:
+            if self.session.resetting or not take_over(&self.session.job, <void *>NULL, <void *>r):
+                self.run_after(r)
+            self.run_now(r, args)
+            r.state = RUN_RUNNING
+        finally:
+            if r.state == STARTING:  # it was refused, or a register write failed
+                r.state = RUN_ABORTED
+                take_over(&self.session.job, <void *>r, <void *>NULL)
+            add(&self.session.writing, -1)
+        return 0
+
+    cdef int run_now(self, run *r, const arg *args) except -1 nogil:
         (<uint32_t *>(<char *>self.dsm.host + self.done_at))[0] = ~self.done_value & self.done_mask
         fence()
         r.epoch = self.session.epoch
-        r.state = RUN_ABORTED  # if a write fails, nothing runs
-        self.emit(self.start, self.starts, args)
-        r.state = RUN_RUNNING
-        return 0
+        return self.emit(self.start, self.starts, args)
 
     cdef int run_after(self, run *r) except -1 nogil:
         """Take the AFU from a run that has ended; DeviceBusyError if it has not."""
         cdef run *holder
         with gil:  # under the GIL no run is closed, so the holder's memory is good
             holder = <run *>self.session.job
+            if self.session.resetting:
+                raise DeviceBusyError(f"{self.session.info.address} is being reset.", hint="Try again.")
+            if holder == r:
+                return 0
             if holder == NULL or (<RegisterKernel>holder.kernel).run_poll(holder) != RUN_RUNNING:
                 if take_over(&self.session.job, <void *>NULL, <void *>r) or (
                         holder != NULL and take_over(&self.session.job, <void *>holder, <void *>r)):
@@ -155,9 +172,12 @@ cdef class RegisterKernel(KernelSession):
         cdef char *dsm = <char *>self.dsm.host
         cdef int state = r.state
         if state != RUN_RUNNING:
-            return state if state != FINISHING else RUN_RUNNING if r.epoch == self.session.epoch else RUN_ABORTED
+            if state == STARTING or state == FINISHING and r.epoch == self.session.epoch:
+                return RUN_RUNNING
+            return state if state != FINISHING else RUN_ABORTED
         if r.epoch != self.session.epoch:
             r.state = RUN_ABORTED
+            take_over(&self.session.job, <void *>r, <void *>NULL)
             return r.state
         if (<volatile_u32 *>(dsm + self.done_at))[0] & self.done_mask != self.done_value:
             self.polls += 1
@@ -168,11 +188,15 @@ cdef class RegisterKernel(KernelSession):
         state = RUN_COMPLETED
         if self.has_error and (<volatile_u32 *>(dsm + self.error_at))[0] & self.error_mask != self.error_value:
             state = RUN_ERROR
-        if not take_over(&r.state, <int>RUN_RUNNING, <int>FINISHING):
-            return RUN_RUNNING  # another thread saw it, too, and is at the last writes
-        self.emit(self.finish, self.finishes, NULL)
-        take_over(&self.session.job, <void *>r, <void *>NULL)
-        r.state = state
+        add(&self.session.writing, 1)
+        try:
+            if self.session.resetting or not take_over(&r.state, <int>RUN_RUNNING, <int>FINISHING):
+                return RUN_RUNNING  # another thread saw it, too, and is at the last writes
+            self.emit(self.finish, self.finishes, NULL)
+            take_over(&self.session.job, <void *>r, <void *>NULL)
+            r.state = state
+        finally:
+            add(&self.session.writing, -1)
         return state
 
     cdef int run_wait(self, void *handle, double seconds) except -1 nogil:

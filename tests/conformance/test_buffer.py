@@ -91,8 +91,14 @@ def test_an_exception_in_a_with_block_is_not_masked(target: Target) -> None:
 def test_use_after_close(dev: fpgahal.Device) -> None:
     buffer = dev.allocate(64)
     buffer.close()
-    for use in (lambda: np.asarray(buffer), lambda: memoryview(buffer), buffer.sync_to_device, buffer.sync_from_device,
-                lambda: buffer.poll32(0, 1, 1, 0.1), buffer.__enter__):
+    for use in (
+        lambda: np.asarray(buffer),
+        lambda: memoryview(buffer),
+        buffer.sync_to_device,
+        buffer.sync_from_device,
+        lambda: buffer.poll32(0, 1, 1, 0.1),
+        buffer.__enter__,
+    ):
         with pytest.raises((fpgahal.ClosedError, ValueError)):
             use()
     assert "closed" in repr(buffer)

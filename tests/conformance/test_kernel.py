@@ -66,8 +66,18 @@ def test_wrong_arguments_are_exceptions(target: Target, dev: fpgahal.Device, ker
     for wrong in ((), good[:2], (*good, 1)):
         with pytest.raises(TypeError, match="takes 3 arguments"):
             kernel.start(*wrong)
-    for index, bad in ((0, 5), (0, None), (0, np.zeros(4)), (0, "x"), (1, b"x"), (2, 16.0), (2, "1"), (2, None),
-                       (2, src), (2, [1])):
+    for index, bad in (
+        (0, 5),
+        (0, None),
+        (0, np.zeros(4)),
+        (0, "x"),
+        (1, b"x"),
+        (2, 16.0),
+        (2, "1"),
+        (2, None),
+        (2, src),
+        (2, [1]),
+    ):
         arguments = list(good)
         arguments[index] = bad
         with pytest.raises(fpgahal.ArgumentError, match=f"argument {index}"):

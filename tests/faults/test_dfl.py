@@ -33,6 +33,7 @@ def is_old(target: Target) -> bool:
 
 # --- open ---------------------------------------------------------------------------------------------------
 
+
 def test_the_binding_is_the_driver_itself(dev: fpgahal.Device) -> None:
     assert dev.driver == "dfl"
     assert type(dev._session).__name__ == "DflSession"
@@ -53,12 +54,15 @@ def test_a_killed_process_lets_go(target: Target) -> None:
         dev.verify(Bitstream.parse(target.image))
 
 
-@pytest.mark.parametrize(("code", "kind", "builtin"), [
-    (errno.EACCES, fpgahal.AccessError, PermissionError),
-    (errno.EPERM, fpgahal.AccessError, PermissionError),
-    (errno.ENODEV, fpgahal.DeviceLostError, ConnectionError),
-    (errno.EIO, fpgahal.DriverError, OSError),
-])
+@pytest.mark.parametrize(
+    ("code", "kind", "builtin"),
+    [
+        (errno.EACCES, fpgahal.AccessError, PermissionError),
+        (errno.EPERM, fpgahal.AccessError, PermissionError),
+        (errno.ENODEV, fpgahal.DeviceLostError, ConnectionError),
+        (errno.EIO, fpgahal.DriverError, OSError),
+    ],
+)
 def test_the_node_can_not_be_opened(target: Target, code: int, kind: type, builtin: type) -> None:
     target.need_rack().fault(target.info, "call", call="open", code=code, count=1)
     with pytest.raises(kind, match=errno.errorcode[code]) as caught:
@@ -94,6 +98,7 @@ def test_the_last_close_resets_the_accelerator(target: Target) -> None:
 
 
 # --- memory -------------------------------------------------------------------------------------------------
+
 
 def test_too_much_pinned_memory_names_the_limit(target: Target, dev: fpgahal.Device) -> None:
     target.need_rack().fault(target.info, "call", call="PORT_DMA_MAP", code=errno.ENOMEM, count=1)
@@ -139,6 +144,7 @@ def test_the_driver_refuses_to_unmap(target: Target, dev: fpgahal.Device) -> Non
 
 # --- reconfiguration ------------------------------------------------------------------------------------------
 
+
 def test_a_failed_reconfiguration_is_reported_and_mended(target: Target) -> None:
     other = target.need_other()
     with target.device() as dev:
@@ -148,8 +154,12 @@ def test_a_failed_reconfiguration_is_reported_and_mended(target: Target) -> None
         assert ("operation error" in str(caught.value)) == is_old(target)
         assert caught.value.code == errno.EIO
         assert dev.afu_id is None
-        for use in (lambda: dev.csr.read64(0), lambda: dev.csr.write32(SCRATCH, 1), lambda: dev.allocate(64),
-                    dev.reset):
+        for use in (
+            lambda: dev.csr.read64(0),
+            lambda: dev.csr.write32(SCRATCH, 1),
+            lambda: dev.allocate(64),
+            dev.reset,
+        ):
             with pytest.raises(fpgahal.DeviceStateError, match="no AFU answers"):
                 use()
     with fpgahal.open(target.info) as dev:
@@ -168,10 +178,15 @@ def test_a_bitstream_that_the_card_does_not_take(target: Target) -> None:
         dev.program(target.image)
 
 
-@pytest.mark.parametrize(("code", "kind"), [
-    (errno.ETIMEDOUT, fpgahal.ProgramError), (errno.EINVAL, fpgahal.ProgramError), (errno.ENOMEM, fpgahal.ProgramError),
-    (errno.ENODEV, fpgahal.DeviceLostError),
-])
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (errno.ETIMEDOUT, fpgahal.ProgramError),
+        (errno.EINVAL, fpgahal.ProgramError),
+        (errno.ENOMEM, fpgahal.ProgramError),
+        (errno.ENODEV, fpgahal.DeviceLostError),
+    ],
+)
 def test_errors_of_the_reconfiguration_call(target: Target, code: int, kind: type) -> None:
     with target.device() as dev:
         target.need_rack().fault(target.info, "call", call="FME_PORT_PR", code=code, count=1)
@@ -207,6 +222,7 @@ def test_a_shared_device_stays_shared_after_programming(target: Target) -> None:
 
 # --- runs -------------------------------------------------------------------------------------------------------
 
+
 def test_a_hang_ends_with_a_reset(target: Target, dev: fpgahal.Device) -> None:
     target.need_rack().fault(target.info, "hang", count=1)
     src, dst = dev.allocate(64), dev.allocate(64)
@@ -236,8 +252,14 @@ def test_a_card_that_vanishes(target: Target) -> None:
         target.need_rack().fault(target.info, "vanish")
         with pytest.raises(fpgahal.DeviceLostError):
             run.wait(10)
-        for use in (lambda: dev.csr.read64(8), lambda: dev.csr.read32(SCRATCH), lambda: dev.afu_id, dev.reset,
-                    lambda: dev.allocate(64), lambda: dev.program(target.need_other())):
+        for use in (
+            lambda: dev.csr.read64(8),
+            lambda: dev.csr.read32(SCRATCH),
+            lambda: dev.afu_id,
+            dev.reset,
+            lambda: dev.allocate(64),
+            lambda: dev.program(target.need_other()),
+        ):
             with pytest.raises(fpgahal.DeviceLostError):
                 use()
     with pytest.raises(fpgahal.DeviceLostError):
@@ -277,8 +299,11 @@ def test_a_forked_child_keeps_nothing_open(target: Target, dev: fpgahal.Device) 
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        names = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
-                 if os.path.islink(f"/proc/self/fd/{fd}")]
+        names = [
+            os.readlink(f"/proc/self/fd/{fd}")
+            for fd in os.listdir("/proc/self/fd")
+            if os.path.islink(f"/proc/self/fd/{fd}")
+        ]
         try:
             dev.csr.read64(8)
         except fpgahal.ClosedError:
@@ -292,6 +317,7 @@ def test_a_forked_child_keeps_nothing_open(target: Target, dev: fpgahal.Device) 
 
 
 # --- errors and interrupts ------------------------------------------------------------------------------------
+
 
 def test_error_registers(target: Target, dev: fpgahal.Device) -> None:
     session = dev._session
@@ -314,8 +340,15 @@ def test_interrupts(target: Target, dev: fpgahal.Device) -> None:
 
     def run(source: int, config: int) -> None:
         dev.csr.write64(0x110, dsm.device_address)
-        for offset, value in ((0x138, 0), (0x138, 1), (0x120, source >> 6), (0x128, dst.device_address >> 6),
-                              (0x130, 1), (0x140, config), (0x138, 3)):
+        for offset, value in (
+            (0x138, 0),
+            (0x138, 1),
+            (0x120, source >> 6),
+            (0x128, dst.device_address >> 6),
+            (0x130, 1),
+            (0x140, config),
+            (0x138, 3),
+        ):
             dev.csr.write64(offset, value)
         dsm.poll32(0x40, 1, 1, timeout=10)
         dev.csr.write64(0x138, 7)
@@ -329,6 +362,7 @@ def test_interrupts(target: Target, dev: fpgahal.Device) -> None:
 
 
 # --- the drivers' rules, asked by hand: a second witness of numbers and layouts ---------------------------------
+
 
 def ask(fd: int, request: int, layout: str, *values: int) -> tuple[int, ...]:
     data = bytearray(struct.pack(layout, struct.calcsize(layout), *values))
