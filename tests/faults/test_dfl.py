@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import uuid
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -293,6 +294,37 @@ def test_closing_while_another_thread_polls(target: Target) -> None:
         dev.close()
         thread.join(10)
     assert ends == [fpgahal.ClosedError] * 20
+
+
+def test_starting_a_program_leaves_the_device_alone(target: Target, dev: fpgahal.Device) -> None:
+    for close_fds in (True, False):  # between vfork and exec the child closes files, in our memory
+        subprocess.run(["true"], check=True, close_fds=close_fds)
+        dev.csr.write32(SCRATCH, 7)
+        assert dev.csr.read32(SCRATCH) == 7
+        with pytest.raises(fpgahal.DeviceBusyError):
+            fpgahal.open(target.info)
+    dev.reset()
+
+
+def test_registers_from_many_threads(dev: fpgahal.Device) -> None:
+    stop = threading.Event()
+    wrong: list[int] = []
+
+    def poll() -> None:  # in C, without the GIL
+        while not stop.is_set():
+            with suppress(fpgahal.PollTimeoutError):
+                wrong.append(dev.csr.poll(8, 2**64 - 1, 0, timeout=0.01))
+
+    threads = [threading.Thread(target=poll) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for value in range(5000):  # no store may get lost
+        dev.csr.write64(SCRATCH + 8, value)
+        assert dev.csr.read64(SCRATCH + 8) == value
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+    assert not wrong
 
 
 def test_a_forked_child_keeps_nothing_open(target: Target, dev: fpgahal.Device) -> None:
