@@ -2,7 +2,8 @@
 /*
  * interpose.h: emulated boards below the drivers' device files.  With libfpgahal-emu-dfl.so in LD_PRELOAD
  * the files <rack>/dev/dfl-{port,fme}.N and <rack>/dev/intel-fpga-{port,fme}.N behave as the kernel's DFL
- * driver and Intel's older driver do: the strictest test of a program that talks to them.
+ * driver and Intel's older driver do: the strictest test of a program that talks to them.  So do files of
+ * those names in /dev, when FPGAHAL_EMU_RACK names a rack.
  *
  *   interpose.c        the functions of libc that a program uses on these files
  *   interpose_node.c   what the drivers do: open, close, ioctl

@@ -53,6 +53,10 @@ bool node_named(const char *path)
     char mark[600];
     if (!parse(path, &n))
         return false;
+    if (!n.dir[0]) { /* /dev itself: of a machine, or container, that was made to look like the rack */
+        const char *rack = getenv("FPGAHAL_EMU_RACK");
+        return rack && *rack;
+    }
     snprintf(mark, sizeof mark, "%s/rack.bin", n.dir);
     return access(mark, F_OK) == 0;
 }
@@ -84,7 +88,9 @@ int node_open(const char *path, bool exclusive, struct node **out)
 {
     struct name name;
     bool first = false;
-    struct emu_rack *rack = parse(path, &name) ? emu_rack_open(name.dir) : NULL;
+    struct emu_rack *rack = NULL;
+    if (parse(path, &name))
+        rack = name.dir[0] ? emu_rack_open(name.dir) : emu_rack_current();
     struct emu_board *board = rack ? board_of(rack, &name) : NULL;
     struct node *n = board ? calloc(1, sizeof *n) : NULL;
     if (!n)
