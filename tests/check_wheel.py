@@ -6,10 +6,12 @@ from __future__ import annotations
 import fnmatch
 import sys
 import zipfile
+from pathlib import Path
 
+MODULES = [path.stem for path in (Path(__file__).parent.parent / "src" / "fpgahal").glob("*.pyx")]
 WANTED = [
-    *(f"fpgahal/{module}.*.so" for module in ("_session", "_opae", "_dfl", "_xrt", "_buffer", "_kernel", "_csr")),
-    *(f"fpgahal/{module}.pyi" for module in ("_session", "_opae", "_dfl", "_xrt", "_buffer", "_kernel", "_csr")),
+    *(f"fpgahal/{module}.*so" for module in MODULES),
+    *(f"fpgahal/{module}.pyi" for module in MODULES),
     "fpgahal/py.typed",
     "fpgahal/data/boards.toml",
     "fpgahal/data/accelerators.toml",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# cython: language_level=3, freethreading_compatible=True
+# cython: language_level=3
 """The drivers themselves: the kernel's DFL driver and Intel's older intel-fpga, with no vendor library between.
 
 This file and ``native/include/dfl_abi.h`` are all that knows their ioctls.  What libxfpga does in user space is done
@@ -23,7 +23,6 @@ from fpgahal._dfl_abi cimport (
     mmio_read32, mmio_read64, mmio_write32, mmio_write64, old_error_irq, old_port_info, old_port_pr, old_user_irq,
 )
 from fpgahal._session cimport Session, memory
-from fpgahal._wait cimport backoff
 
 import os
 import resource
@@ -393,13 +392,9 @@ cdef class DflSession(Session):
         return open_register_kernel(self, name)
 
     def reset(self):
-        cdef unsigned int round = 0
         self.ready()
         self.resetting += 1
         try:
-            with nogil:
-                while self.writing:  # a run that is just being started would go on with registers set to 0
-                    round = backoff(round)
             self.call(OLD_PORT_RESET if self.old else DFL_PORT_RESET, NULL, "PORT_RESET")
         finally:
             self.epoch += 1

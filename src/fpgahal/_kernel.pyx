@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# cython: language_level=3, freethreading_compatible=True, binding=False, embedsignature=True
+# cython: language_level=3, binding=False, embedsignature=True
 """Kernel and Run: call an accelerator, watch one invocation of it."""
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# cython: language_level=3, freethreading_compatible=True
+# cython: language_level=3
 """The OPAE driver: libopae-c, soname .so.2 or .so.1, through a table of function pointers.
 
 This file and ``native/include/opae_abi.h`` are all that knows libopae-c.  Facts: OPAE C API 1.0.0 to 2.14.
@@ -9,7 +9,6 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
 from fpgahal._session cimport Session, memory
-from fpgahal._wait cimport backoff
 
 import ctypes
 import threading
@@ -381,13 +380,10 @@ cdef class OpaeSession(Session):
 
     def reset(self):
         cdef fpga_result result
-        cdef unsigned int round = 0
         self.ready()
         self.resetting += 1
         try:
             with nogil:
-                while self.writing:  # a run that is just being started would go on with registers set to 0
-                    round = backoff(round)
                 result = self.opae.abi.fpgaReset(self.port)
             self.epoch += 1
         finally:

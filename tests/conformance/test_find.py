@@ -56,7 +56,7 @@ def test_several_matches_list_the_candidates(target: Target) -> None:
 
 
 def test_a_malformed_address_is_explained(target: Target) -> None:
-    with pytest.raises(fpgahal.DeviceNotFoundError, match="0000:3b:00.0"):
+    with pytest.raises(fpgahal.DeviceNotFoundError, match=r"0000:3b:00\.0"):
         fpgahal.open(f"{target.info.bdf}/x")
 
 

@@ -100,7 +100,7 @@ def test_buffers_of_another_device_are_refused(target: Target, dev: fpgahal.Devi
     if len(fpgahal.devices()) < 2:
         pytest.skip("needs two devices")
     other = next(info for info in fpgahal.devices() if info.address != target.info.address)
-    src, dst = pair(dev, 64)
+    src = dev.allocate(64)
     with fpgahal.open(other) as second:
         second.program(target.image)
         stranger = second.allocate(64)
