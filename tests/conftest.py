@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests/targets.py, tests/unit/trees.py
 
-from targets import Target, names, open_target
+from targets import ONLY, Target, is_for, names, open_target
 
 import fpgahal
 
@@ -20,25 +20,29 @@ import fpgahal
 for variable in ("FPGAHAL_EMULATE", "FPGAHAL_EMU_RACK"):
     os.environ.pop(variable, None)
 
+# These run under the interposer only: see test_interposed.py.
+collect_ignore = [] if os.environ.get(ONLY) else ["faults/test_dfl.py"]
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One case for each target; ``@pytest.mark.driver("opae")`` keeps to the targets of that driver."""
     if "target" in metafunc.fixturenames:
-        metafunc.parametrize("target", targets_of(metafunc.definition), indirect=True)
+        only = metafunc.definition.get_closest_marker("driver")
+        kept = [name for name in names() if only is None or is_for(name, only.args[0])]
+        metafunc.parametrize("target", kept, indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drop what is for another driver, rather than skip it: there is nothing to make up for."""
-    foreign = [item for item in items if "target" in getattr(item, "fixturenames", ()) and not targets_of(item)]
-    if foreign:
-        config.hook.pytest_deselected(items=foreign)
-        items[:] = [item for item in items if item not in foreign]
+    """Leave out what this run has no target for (it would count as skipped)."""
 
+    def wanted(item: pytest.Item) -> bool:
+        only = item.get_closest_marker("driver")
+        return only is None or any(is_for(name, only.args[0]) for name in names())
 
-def targets_of(item: pytest.Item) -> list[str]:
-    """Names of the targets that a test is for."""
-    only = item.get_closest_marker("driver")
-    return [name for name in names() if only is None or name == "real" or name.startswith(only.args[0])]
+    out = [item for item in items if not wanted(item)]
+    if out:
+        items[:] = [item for item in items if wanted(item)]
+        config.hook.pytest_deselected(items=out)
 
 
 @pytest.fixture

@@ -26,13 +26,27 @@ EMULATED = {"opae-emulated": ("pac-a10", "nlb0", "nlb3"), "xrt-emulated": ("u250
 #: Emulated boards below a vendor's own library, by the variable that asks for it: one process, one such target.
 BELOW_VENDOR = {"FPGAHAL_EMU_OPAE": {"opae-real": ("pac-a10", "nlb0", "nlb3")}}
 
+#: Emulated boards below the kernel drivers' ioctls.  They need the interposer from a process's start, so
+#: test_interposed.py runs them in processes of their own, one for each.
+INTERPOSED = {"dfl-interposed": ("n3000", "nlb0", "nlb3"), "intel-fpga-interposed": ("pac-a10", "nlb0", "nlb3")}
+
+#: Set in such a process: which target it is for.
+ONLY = "FPGAHAL_TEST_INTERPOSED"
+
 
 def names() -> list[str]:
     """Targets of this run."""
     for variable, targets in BELOW_VENDOR.items():
         if os.environ.get(variable) == "real":
             return list(targets)
+    if os.environ.get(ONLY):
+        return [os.environ[ONLY]]
     return [*EMULATED, *(["real"] if os.environ.get("FPGAHAL_TEST_DEVICE") else [])]
+
+
+def is_for(name: str, driver: str) -> bool:
+    """Whether a target may have boards of that driver."""
+    return name == "real" or name.startswith(driver) or (driver == "opae" and name in INTERPOSED)
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,7 @@ def open_target(name: str) -> Iterator[Target]:
         yield Target(name, info, _read(os.environ["FPGAHAL_TEST_IMAGE"]), _read(other) if other else None, None)
         return
     model, image, other_image = next(known[name] for known in (EMULATED, *BELOW_VENDOR.values()) if name in known)
+    model, image, other_image = (EMULATED | INTERPOSED)[name]
     board = emu.boards()[model]
     with emu.rack(f"{model}:2") as rack:
         yield Target(name, rack.devices()[0], build_image(image, board), build_image(other_image, board), rack)

@@ -18,6 +18,7 @@ LAYERS = {
     "_wait": 1,
     "_register_kernel": 2,
     "_opae": 2,
+    "_dfl": 2,
     "_xrt": 2,
     "_csr": 3,
     "_buffer": 3,

@@ -8,7 +8,9 @@
 
 #include <stdint.h>
 
+#ifndef FPGAHAL_EMU_API /* the interposer exports none of them: it is in front of everything */
 #define FPGAHAL_EMU_API __attribute__((visibility("default")))
+#endif
 
 struct fpgahal_emu_status {
     uint32_t size; /* of this struct, set by the caller */

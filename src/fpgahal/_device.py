@@ -23,6 +23,7 @@ from fpgahal._errors import (
     DeviceBusyError,
     DriverError,
     FpgaError,
+    LibraryNotFoundError,
     ProgramError,
     ProgramTimeoutError,
     UnsupportedError,
@@ -39,7 +40,10 @@ if TYPE_CHECKING:
     from fpgahal._session import Session
 
 #: Which module opens which driver's devices.  A new driver is one file and one line here.
-DRIVERS = {"opae": "fpgahal._opae", "xrt": "fpgahal._xrt"}
+DRIVERS = {"opae": "fpgahal._opae", "xrt": "fpgahal._xrt", "dfl": "fpgahal._dfl"}
+
+#: Names the binding for Intel boards: ``opae`` (libopae-c) or ``dfl`` (the kernel driver itself).
+OPAE_BINDING = "FPGAHAL_OPAE_BINDING"
 
 Image = str | os.PathLike[str] | bytes | Bitstream
 
@@ -57,17 +61,20 @@ class Device:
         Registers of the loaded AFU (OPAE); XRT boards have them per compute unit (``Kernel.csr``).
     shared : bool
         Whether others may have it open too.
+    driver : str
+        The binding in use: ``"opae"`` (libopae-c), ``"dfl"`` (the kernel driver itself) or ``"xrt"``.
     """
 
-    def __init__(self, info: DeviceInfo, *, shared: bool = False) -> None:
+    def __init__(self, info: DeviceInfo, *, shared: bool = False, driver: str | None = None) -> None:
         from fpgahal._csr import Csr
 
         self.info = info
+        self.driver = _binding(info, driver)
         self.shared = shared
         self._programming: threading.Event | None = None  # set when the driver is done
         self._buffers: weakref.WeakSet[Buffer] = weakref.WeakSet()
         self._kernels: weakref.WeakSet[Kernel] = weakref.WeakSet()
-        self._session: Session = _driver(info).open_session(info, shared)
+        self._session: Session = _module(info, self.driver).open_session(info, shared)
         self.csr: Csr = Csr(self._session)
 
     def __repr__(self) -> str:
@@ -394,12 +401,39 @@ class Device:
         return self._session
 
 
-def _driver(info: DeviceInfo) -> Any:
+def _binding(info: DeviceInfo, asked: str | None) -> str:
+    """Which of DRIVERS opens `info`: what was asked for, else for Intel boards what is there.
+
+    That is $FPGAHAL_OPAE_BINDING; else libopae-c (an emulated board: the emulated one); else, where none is
+    installed, the kernel driver itself.  A libopae-c that is there but broken is an error, and so is one that
+    FPGAHAL_OPAE_LIBRARY names in vain: nobody should get another binding than the one that was installed.
+    """
+    if info.driver != "opae":
+        if asked not in (None, info.driver):
+            raise UnsupportedError(f"{info.address} is a board of driver {info.driver!r}, not {asked!r}.")
+        return info.driver
+    if asked == "dfl":
+        return asked
+    named = os.environ.get(OPAE_BINDING, "")
+    if named not in ("", "opae", "dfl"):
+        raise UnsupportedError(f"{OPAE_BINDING}={named} names no binding for Intel boards.", hint="It is opae or dfl.")
+    if named or info.emulated:
+        return named or "opae"
     try:
-        return importlib.import_module(DRIVERS[info.driver])
+        _module(info, "opae").library()
+    except LibraryNotFoundError:
+        if os.environ.get("FPGAHAL_OPAE_LIBRARY"):
+            raise
+        return "dfl"
+    return "opae"
+
+
+def _module(info: DeviceInfo, driver: str) -> Any:
+    try:
+        return importlib.import_module(DRIVERS[driver])
     except KeyError:
         raise UnsupportedError(
-            f"{info.address}: no driver {info.driver!r} in fpgahal (it has {', '.join(DRIVERS)})."
+            f"{info.address}: no driver {driver!r} in fpgahal (it has {', '.join(DRIVERS)})."
         ) from None
 
 

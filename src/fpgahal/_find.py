@@ -51,7 +51,8 @@ def open(
     selector : DeviceInfo or str, optional
         A DeviceInfo, or an address: ``"0000:3b:00.0"``, ``"3b:00.0"``, ``"0000:3b:00.0/1"``.
     bdf, slot, afu_id, driver, name, platform : optional
-        What it must be; `name` and `platform` match any part, ignoring case.
+        What it must be; `name` and `platform` match any part, ignoring case.  ``driver="dfl"`` is an Intel board,
+        opened through the kernel driver itself; with ``"opae"`` that is done where no libopae-c is installed.
     shared : bool
         Let others have it open too.  By default the device is this process's alone, on every driver (on XRT, which
         shares all devices, among users of fpgahal).
@@ -68,11 +69,12 @@ def open(
     if isinstance(selector, DeviceInfo):
         info = selector
     else:
-        info = find(selector, bdf=bdf, slot=slot, afu_id=afu_id, driver=driver, name=name, platform=platform)
+        family = "opae" if driver == "dfl" else driver
+        info = find(selector, bdf=bdf, slot=slot, afu_id=afu_id, driver=family, name=name, platform=platform)
     end = time.monotonic() + timeout
     while True:
         try:
-            return Device(info, shared=shared)
+            return Device(info, shared=shared, driver=driver)
         except DeviceBusyError:
             if time.monotonic() >= end:
                 raise

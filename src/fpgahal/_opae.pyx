@@ -15,12 +15,10 @@ import threading
 import uuid
 
 from fpgahal import _library, _opae_plugin
-from fpgahal._contract import RegisterContract, contracts_for
 from fpgahal._errors import (
-    ArgumentRangeError, DeviceLostError, DeviceStateError, FpgaError, KernelNotFoundError,
-    LibraryError, opae_error,
+    ArgumentRangeError, DeviceLostError, DeviceStateError, FpgaError, LibraryError, opae_error,
 )
-from fpgahal._register_kernel import RegisterKernel
+from fpgahal._register_kernel import known_kernels, open_register_kernel
 from fpgahal._lock import ProgramLock
 from fpgahal._types import BankInfo
 
@@ -377,24 +375,11 @@ cdef class OpaeSession(Session):
         return (BankInfo(0, "host", "host", 0, 1 << 30),)
 
     def kernels(self):
-        return tuple(contract.info for contract in contracts_for(self.loaded_id()))
+        return known_kernels(self)
 
     def open_kernel(self, name, exclusive):
         self.ready()
-        loaded = self.loaded_id()
-        if isinstance(name, RegisterContract):
-            if name.afu_id != loaded:
-                raise KernelNotFoundError(f"{self.info.address} runs {loaded}; contract {name.name} is for "
-                                          f"{name.afu_id}.", hint="Load its image first: dev.program(path).")
-            return RegisterKernel(self, name)
-        contracts = contracts_for(loaded)
-        for contract in contracts:
-            if contract.name == name:
-                return RegisterKernel(self, contract)
-        known = ", ".join(contract.name for contract in contracts) or "none"
-        raise KernelNotFoundError(
-            f"{self.info.address}: no kernel {name!r} for AFU {loaded} (known: {known}).",
-            hint="A GBS does not describe its registers: pass a fpgahal.RegisterContract, or use dev.csr.")
+        return open_register_kernel(self, name)
 
     def reset(self):
         cdef fpga_result result

@@ -11,7 +11,8 @@ from fpgahal._session cimport (
 )
 from fpgahal._wait cimport backoff, seconds_now
 
-from fpgahal._errors import ArgumentRangeError, DeviceBusyError
+from fpgahal._contract import RegisterContract, contracts_for
+from fpgahal._errors import ArgumentRangeError, DeviceBusyError, KernelNotFoundError
 
 cdef extern from *:
     """
@@ -192,3 +193,28 @@ cdef class RegisterKernel(KernelSession):
             if not self.session.closed:
                 self.session.memory_free(&self.dsm)
             self.dsm.host = NULL
+
+
+# --- which kernels there are -----------------------------------------------------------------------------------
+
+def known_kernels(session):
+    """Kernels of what `session` runs (tuple of KernelInfo): those that a contract describes."""
+    return tuple(contract.info for contract in contracts_for(session.loaded_id()))
+
+
+def open_register_kernel(session, name):
+    """A RegisterKernel by its name, or of a contract; KernelNotFoundError lists what there is."""
+    loaded = session.loaded_id()
+    if isinstance(name, RegisterContract):
+        if name.afu_id != loaded:
+            raise KernelNotFoundError(f"{session.info.address} runs {loaded}; contract {name.name} is for "
+                                      f"{name.afu_id}.", hint="Load its image first: dev.program(path).")
+        return RegisterKernel(session, name)
+    contracts = contracts_for(loaded)
+    for contract in contracts:
+        if contract.name == name:
+            return RegisterKernel(session, contract)
+    known = ", ".join(contract.name for contract in contracts) or "none"
+    raise KernelNotFoundError(
+        f"{session.info.address}: no kernel {name!r} for AFU {loaded} (known: {known}).",
+        hint="A GBS does not describe its registers: pass a fpgahal.RegisterContract, or use dev.csr.")

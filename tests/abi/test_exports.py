@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
@@ -42,3 +43,9 @@ def test_exports(driver: str, prefix: str) -> None:
     assert own <= {"fpgahal_emu_xrt_reset"}
     strangers = {name for name in found if not name.startswith((prefix, "fpgahal_emu_", "opae_print"))}
     assert not strangers
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the interposer is for x86-64")
+def test_the_interposer_exports_what_it_replaces_and_no_more() -> None:
+    opens = {"open", "open64", "openat", "openat64", "__open_2", "__open64_2"}
+    assert exports("dfl") == opens | {"close", "ioctl", "mmap", "mmap64", "munmap"}

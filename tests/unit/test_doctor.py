@@ -76,13 +76,22 @@ def test_a_board_given_to_vfio_is_pointed_out() -> None:
     [
         ({"path": "/usr/lib/libopae-c.so.2", "via": "system loader", "version": "2.14.0"}, False, "ok"),
         ({"error": "not found", "hint": "install", "type": "LibraryNotFoundError"}, False, "absent"),
-        ({"error": "not found", "hint": "install", "type": "LibraryNotFoundError"}, True, "fail"),
+        ({"error": "not found", "hint": "install", "type": "LibraryNotFoundError"}, True, "absent"),  # _dfl
         ({"error": "symbols missing", "hint": "", "type": "LibraryError"}, False, "fail"),
     ],
 )
 def test_vendor_library(monkeypatch: pytest.MonkeyPatch, answer: dict[str, str], board: bool, status: str) -> None:
     monkeypatch.setattr(checks, "probe", lambda what, timeout: answer)
+    monkeypatch.delenv("FPGAHAL_OPAE_LIBRARY", raising=False)
     assert checks.library("opae", board, 1.0).status == status
+
+
+@pytest.mark.parametrize(("family", "named"), [("xrt", ""), ("opae", "/nowhere/libopae-c.so.2")])
+def test_a_library_that_a_board_needs(monkeypatch: pytest.MonkeyPatch, family: str, named: str) -> None:
+    answer = {"error": "not found", "hint": "install", "type": "LibraryNotFoundError"}
+    monkeypatch.setattr(checks, "probe", lambda what, timeout: answer)
+    monkeypatch.setenv("FPGAHAL_OPAE_LIBRARY", named)
+    assert checks.library(family, True, 1.0).status == "fail"
 
 
 def test_a_library_that_aborts_does_not_take_the_doctor_down(monkeypatch: pytest.MonkeyPatch) -> None:
