@@ -96,8 +96,8 @@ def open_target(name: str) -> Iterator[Target]:
         other = os.environ.get("FPGAHAL_TEST_OTHER_IMAGE")
         yield Target(name, info, _read(os.environ["FPGAHAL_TEST_IMAGE"]), _read(other) if other else None, None)
         return
-    model, image, other_image = next(known[name] for known in (EMULATED, *BELOW_VENDOR.values()) if name in known)
-    model, image, other_image = (EMULATED | INTERPOSED)[name]
+    known = (EMULATED, INTERPOSED, *BELOW_VENDOR.values())
+    model, image, other_image = next(targets[name] for targets in known if name in targets)
     board = emu.boards()[model]
     with emu.rack(f"{model}:2") as rack:
         yield Target(name, rack.devices()[0], build_image(image, board), build_image(other_image, board), rack)
