@@ -133,7 +133,7 @@ def sanitize(session: nox.Session) -> None:
             "-p",
             "no:cacheprovider",
             "tests/conformance",
-            "tests/faults",
+            "tests/faults/test_faults.py",
             env={
                 "LD_PRELOAD": asan,
                 "FPGAHAL_EMU_LIBDIR": str(emulators),
