@@ -163,7 +163,7 @@ struct emu_board *xrt_board_at(struct emu_rack *r, unsigned long index)
 
 struct emu_board *xrt_board_named(struct emu_rack *r, const char *bdf, uint32_t *index)
 {
-    char full[16];
+    char full[20];
     size_t n = bdf ? strlen(bdf) : 0;
     if (n != 7 && n != 12)
         return NULL;

@@ -252,6 +252,7 @@ void xrt_run_finish(struct xrt_run *, uint32_t state);
 int xrt_queue_init(struct xrt_device *);
 int xrt_queue_push(struct xrt_run *); /* 0 or errno */
 void xrt_queue_hang(struct xrt_run *);
+void xrt_queue_cancel(struct xrt_run *); /* it ends soon, in state ABORT */
 void xrt_queue_forget(struct xrt_run *); /* its handle is being closed */
 int xrt_queue_abort(struct xrt_device *); /* 0, or ETIMEDOUT if a run does not stop */
 void xrt_queue_close(struct xrt_device *);
