@@ -24,6 +24,7 @@ cdef int CHUNK = 1024      # batches that map() converts at a time
 cdef tuple STATES = (RunState.RUNNING, RunState.COMPLETED, RunState.ERROR, RunState.ABORTED)
 
 
+@cython.no_gc_clear  # __dealloc__ closes its session, also when the collector breaks a cycle
 cdef class Kernel:
     """A function of the loaded image.  ``kernel(*args)`` runs it and waits; ``kernel.start(*args)`` does not wait.
 

@@ -8,7 +8,7 @@ vendor libraries leave threads and exit handlers behind.
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
+import importlib.util
 import os
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -172,12 +172,9 @@ def xrt_driver() -> str:
 
 
 def _own_folders() -> Iterator[str]:
-    try:
-        from fpgahal import _session  # a compiled module lies where the install put the native part
-    except ImportError:  # an uncompiled tree
-        pass
-    else:
-        yield os.path.join(os.path.dirname(os.path.abspath(_session.__file__)), "_lib")
+    compiled = importlib.util.find_spec("fpgahal._session")  # where it lies, the install put the native part
+    if compiled is not None and compiled.origin:
+        yield os.path.join(os.path.dirname(os.path.abspath(compiled.origin)), "_lib")
     yield os.path.join(os.path.dirname(os.path.abspath(__file__)), "_lib")
     yield os.path.join(sysconfig.get_path("platlib"), "fpgahal", "_lib")
 

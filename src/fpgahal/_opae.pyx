@@ -4,6 +4,7 @@
 
 This file and ``native/include/opae_abi.h`` are all that knows libopae-c.  Facts: OPAE C API 1.0.0 to 2.14.
 """
+cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
@@ -203,6 +204,7 @@ def library(emulated=False):
 
 # --- a slot ---------------------------------------------------------------------------------------------------
 
+@cython.no_gc_clear  # __dealloc__ needs the library, also when the collector breaks a cycle
 cdef class OpaeSession(Session):
     cdef Opae opae
     cdef fpga_handle port            # NULL while no AFU answers (a failed reconfiguration)
@@ -267,7 +269,11 @@ cdef class OpaeSession(Session):
 
     cdef int fail(self, fpga_result result, const char *what) except -1 nogil:
         with gil:
-            raise self.opae.error(result, what.decode(), self.info)
+            raise self.error(result, what.decode())
+
+    cdef error(self, fpga_result result, what):
+        self.check()  # perhaps another thread has closed it meanwhile
+        return self.opae.error(result, what, self.info)
 
     # --- registers: the GIL is kept, a read takes about as long as releasing it would -----------------------
     cdef int csr_read64(self, uint64_t offset, uint64_t *value) except -1 nogil:
@@ -309,11 +315,11 @@ cdef class OpaeSession(Session):
             raise ArgumentRangeError(f"{self.info.address}: OPAE gives at most 1 GiB in one buffer, not {size} bytes.",
                                      hint="Allocate several buffers.")
         if result:
-            raise self.opae.error(result, f"fpgaPrepareBuffer of {size} bytes", self.info)
+            raise self.error(result, f"fpgaPrepareBuffer of {size} bytes")
         result = self.opae.abi.fpgaGetIOAddress(self.port, wsid, &out.address)
         if result:
             self.opae.abi.fpgaReleaseBuffer(self.port, wsid)
-            raise self.opae.error(result, "fpgaGetIOAddress", self.info)
+            raise self.error(result, "fpgaGetIOAddress")
         out.handle = wsid
         return 0
 

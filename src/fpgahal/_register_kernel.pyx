@@ -2,6 +2,7 @@
 # cython: language_level=3, freethreading_compatible=True
 """RegisterKernel: runs what a RegisterContract describes.  Knows no vendor: registers and memory are the session's."""
 cimport cython
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
@@ -15,10 +16,12 @@ from fpgahal._errors import ArgumentRangeError, DeviceBusyError
 cdef extern from *:
     """
     #define fence() __sync_synchronize()
+    #define take_over(where, old, fresh) __sync_bool_compare_and_swap(where, old, fresh)
     typedef volatile uint32_t volatile_u32;
     """
     ctypedef uint32_t volatile_u32
     void fence() noexcept nogil
+    bint take_over(void *where, ...) noexcept nogil  # atomically: if *where is old, make it fresh
 
 cdef struct write:
     uint32_t offset
@@ -31,23 +34,27 @@ cdef enum:
     MAX_WRITES = 32
     CONSTANT = -1
     DSM = -2
+    FINISHING = 100  # a state of a run: somebody does the last register writes, until then it has the AFU
 
 cdef struct run:
     uint64_t epoch
-    int state
-    bint started
+    int state       # a run_state, or FINISHING
+    PyObject *kernel
 
 
 @cython.no_gc_clear
 cdef class RegisterKernel(KernelSession):
-    """A kernel that a RegisterContract describes, on any session with device-wide registers."""
+    """A kernel that a RegisterContract describes, on any session with device-wide registers.
+
+    All kernels and threads of a session share one AFU: ``session.job`` is the run that has it, from the first
+    register write of its start to the last one after its end.
+    """
     cdef memory dsm
     cdef write start[MAX_WRITES]
     cdef write finish[MAX_WRITES]
     cdef int starts, finishes
     cdef uint32_t done_at, done_mask, done_value, error_at, error_mask, error_value
     cdef bint has_error
-    cdef run *active
     cdef uint32_t polls
 
     def __init__(self, Session session not None, contract):
@@ -109,36 +116,45 @@ cdef class RegisterKernel(KernelSession):
         cdef run *r = <run *>calloc(1, sizeof(run))
         if r == NULL:
             raise MemoryError()
+        r.kernel = <PyObject *>self
         return r
 
     cdef void run_close(self, void *r) noexcept:
-        if self.active == r:
-            self.active = NULL
+        take_over(&self.session.job, r, <void *>NULL)
         free(r)
 
     cdef int run_start(self, void *handle, const arg *args, int n) except -1 nogil:
         cdef run *r = <run *>handle
         self.session.check()
-        if self.active != NULL and self.active != r and self.run_poll(self.active) == RUN_RUNNING:
-            with gil:
-                raise DeviceBusyError(
-                    f"{self.info.name} on {self.session.info.address} runs one job at a time, and one is running.",
-                    hint="Wait for that run first, or stop it with dev.reset().")
+        if not take_over(&self.session.job, <void *>NULL, <void *>r):
+            self.run_after(r)
         (<uint32_t *>(<char *>self.dsm.host + self.done_at))[0] = ~self.done_value & self.done_mask
         fence()
         r.epoch = self.session.epoch
         r.state = RUN_ABORTED  # if a write fails, nothing runs
-        self.active = NULL
         self.emit(self.start, self.starts, args)
         r.state = RUN_RUNNING
-        self.active = r
         return 0
+
+    cdef int run_after(self, run *r) except -1 nogil:
+        """Take the AFU from a run that has ended; DeviceBusyError if it has not."""
+        cdef run *holder
+        with gil:  # under the GIL no run is closed, so the holder's memory is good
+            holder = <run *>self.session.job
+            if holder == NULL or (<RegisterKernel>holder.kernel).run_poll(holder) != RUN_RUNNING:
+                if take_over(&self.session.job, <void *>NULL, <void *>r) or (
+                        holder != NULL and take_over(&self.session.job, <void *>holder, <void *>r)):
+                    return 0
+            raise DeviceBusyError(
+                f"{self.info.name} on {self.session.info.address} runs one job at a time, and one is running.",
+                hint="Wait for that run first, or stop it with dev.reset().")
 
     cdef int run_poll(self, void *handle) except -1 nogil:
         cdef run *r = <run *>handle
         cdef char *dsm = <char *>self.dsm.host
-        if r.state != RUN_RUNNING:
-            return r.state
+        cdef int state = r.state
+        if state != RUN_RUNNING:
+            return state if state != FINISHING else RUN_RUNNING if r.epoch == self.session.epoch else RUN_ABORTED
         if r.epoch != self.session.epoch:
             r.state = RUN_ABORTED
             return r.state
@@ -148,12 +164,15 @@ cdef class RegisterKernel(KernelSession):
                 r.state = RUN_ABORTED
             return r.state
         fence()
-        r.state = RUN_COMPLETED
+        state = RUN_COMPLETED
         if self.has_error and (<volatile_u32 *>(dsm + self.error_at))[0] & self.error_mask != self.error_value:
-            r.state = RUN_ERROR
-        self.active = NULL
+            state = RUN_ERROR
+        if not take_over(&r.state, <int>RUN_RUNNING, <int>FINISHING):
+            return RUN_RUNNING  # another thread saw it, too, and is at the last writes
         self.emit(self.finish, self.finishes, NULL)
-        return r.state
+        take_over(&self.session.job, <void *>r, <void *>NULL)
+        r.state = state
+        return state
 
     cdef int run_wait(self, void *handle, double seconds) except -1 nogil:
         cdef double end = seconds_now() + seconds

@@ -272,6 +272,7 @@ def library(emulated=False):
 
 # --- a slot ---------------------------------------------------------------------------------------------------
 
+@cython.no_gc_clear  # __dealloc__ needs the library, also when the collector breaks a cycle
 cdef class XrtSession(Session):
     cdef Xrt xrt
     cdef xrtDeviceHandle device
@@ -299,7 +300,12 @@ cdef class XrtSession(Session):
 
     cdef int fail(self, const char *what) except -1 nogil:
         with gil:
-            raise self.xrt.error(what.decode(), self.info, RunError)
+            raise self.error(what.decode(), RunError)
+
+    cdef error(self, what, default):
+        failure = self.xrt.error(what, self.info, default)
+        self.check()  # perhaps another thread has closed it meanwhile
+        return failure
 
     # --- memory ----------------------------------------------------------------------------------------------
     cdef int memory_allocate(self, size_t size, int bank, memory *out) except -1:
@@ -318,13 +324,13 @@ cdef class XrtSession(Session):
         with nogil:
             handle = self.xrt.abi.xrtBOAlloc(self.device, max(size, <size_t>64), 0, bank)
         if handle == NULL:
-            raise self.xrt.error(f"xrtBOAlloc of {size} bytes in bank {bank}", self.info, DeviceMemoryError)
+            raise self.error(f"xrtBOAlloc of {size} bytes in bank {bank}", DeviceMemoryError)
         out.handle = <uint64_t><uintptr_t>handle
         out.host = self.xrt.abi.xrtBOMap(handle)
         out.address = self.xrt.abi.xrtBOAddress(handle)
         if out.host == NULL or out.address == <uint64_t>-1:
             self.xrt.abi.xrtBOFree(handle)
-            raise self.xrt.error("xrtBOMap", self.info, DeviceMemoryError)
+            raise self.error("xrtBOMap", DeviceMemoryError)
         return 0
 
     cdef int memory_free(self, memory *m) noexcept nogil:
@@ -456,7 +462,7 @@ cdef class XrtKernel(KernelSession):
             else:
                 self.kernel = session.xrt.abi.xrtPLKernelOpen(session.device, id, text)
         if self.kernel == NULL:
-            raise session.xrt.error(f"xrtPLKernelOpen({name})", session.info, DeviceStateError)
+            raise session.error(f"xrtPLKernelOpen({name})", DeviceStateError)
         self.csr_bytes = (info.register_bytes or 0x10000) if exclusive else 0
 
     cdef void *run_open(self) except NULL:
@@ -467,7 +473,7 @@ cdef class XrtKernel(KernelSession):
         r.handle = self.slot.xrt.abi.xrtRunOpen(self.kernel)
         if r.handle == NULL:
             free(r)
-            raise self.slot.xrt.error(f"xrtRunOpen of {self.info.name}", self.slot.info, RunError)
+            raise self.slot.error(f"xrtRunOpen of {self.info.name}", RunError)
         return r
 
     cdef void run_close(self, void *handle) noexcept:

@@ -121,6 +121,7 @@ def nlb_tests(dev: Device, args: argparse.Namespace, report: Report) -> list[dic
                                          continuous=False, program=None, seconds=args.seconds)
             report.line()
             report.line(f"NLB {mode}, {lines} cache lines")
+            list(nlb.sweep(dev, options))  # the first run also starts threads and fills tables
             for row in nlb.sweep(dev, options):
                 report.raw(table.lines(row, emulated=dev.info.emulated))
                 found.append({"mode": mode, **nlb.document(row.result)})
