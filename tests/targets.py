@@ -22,12 +22,19 @@ from fpgahal import emu
 from fpgahal.emu import build_image
 
 #: Emulated boards, one for each binding; the name says what is under the binding.
-EMULATED = {"opae-emulated": ("pac-a10", "nlb0", "nlb3"), "xrt-emulated": ("u250", "demo", "vadd")}
+EMULATED = {
+    "opae-emulated": ("pac-a10", "nlb0", "nlb3"),
+    "xrt-emulated": ("u250", "demo", "vadd"),
+    "xrt-real": ("u250", "demo", "vadd"),  # under the real libxrt_coreutil: in processes of its own (tests/abi/test_xrt_real.py)
+}
 
 
 def names() -> list[str]:
     """Targets of this run."""
-    return [*EMULATED, *(["real"] if os.environ.get("FPGAHAL_TEST_DEVICE") else [])]
+    if os.environ.get("FPGAHAL_EMU_XRT") == "real":  # one driver a process: XRT's stand-in is not used in this one
+        return ["xrt-real"]
+    stand_ins = [name for name in EMULATED if name.endswith("-emulated")]
+    return [*stand_ins, *(["real"] if os.environ.get("FPGAHAL_TEST_DEVICE") else [])]
 
 
 @dataclass(frozen=True)
