@@ -166,8 +166,12 @@ int drv_load(struct drv_device *d, const void *axlf)
 
 int drv_reset(struct drv_device *d)
 {
-    if (drv_fault(d, "reset"))
+    if (drv_fault(d, "reset")) { /* a board that is gone ends no run: without this they would be in flight for ever */
+        int saved = errno;
+        drv_command_stop_all(d);
+        errno = saved;
         return -1;
+    }
     int rc = xrt_queue_abort(d->board);
     return rc ? xrt_fail(d->board->board, rc, "reset: a run does not stop") : 0;
 }

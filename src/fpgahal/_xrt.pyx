@@ -68,9 +68,19 @@ cdef extern from "xrt_guard.h":
 cdef extern from *:
     """
     #include <errno.h>
+    #include <time.h>
     static inline void set_errno(int value) { errno = value; }
+    /* A count of calls in progress.  Who closes says so first, then looks here; who begins looks the other way. */
+    static inline void begin_use(int *users) { __atomic_fetch_add(users, 1, __ATOMIC_SEQ_CST); }
+    static inline void end_use(int *users) { __atomic_fetch_sub(users, 1, __ATOMIC_RELEASE); }
+    static inline int in_use(int *users) { return __atomic_fetch_add(users, 0, __ATOMIC_SEQ_CST); }
+    static inline void breathe(void) { nanosleep(&(struct timespec){ 0, 200000 }, NULL); }
     """
     void set_errno(int value) noexcept nogil
+    void begin_use(int *users) noexcept nogil
+    void end_use(int *users) noexcept nogil
+    int in_use(int *users) noexcept nogil
+    void breathe() noexcept nogil
 
 cdef int MAX_ARGS = 64
 
@@ -90,6 +100,7 @@ cdef class Xrt:
     cdef int log                                     # a file in memory to which XRT writes its error texts
     cdef object log_lock
     cdef Py_ssize_t log_read
+    cdef int map_users                               # calls that look a device up: with `lock`, opens wait for them
 
     @staticmethod
     cdef Xrt load(bint emulated):
@@ -226,6 +237,13 @@ cdef class Xrt:
         number = errno
         return errno_error(number if number > 0 else 0, self.reason(), what, info.address, default=default)
 
+    cdef int await_map(self) noexcept:
+        """With `lock`: let the calls end that read the map of devices, which 2.13 changes without a lock."""
+        with nogil:
+            while in_use(&self.map_users):
+                breathe()
+        return 0
+
     cdef int select(self, info) except -1:
         if self.attach != NULL and self.attach(info.root.encode()):
             raise DeviceLostError(f"{info.address}: the rack in {info.root} is gone.",
@@ -278,16 +296,20 @@ cdef class XrtSession(Session):
     cdef xrtDeviceHandle device
     cdef object bitstream            # the image that this process has loaded
     cdef object lock                 # XRT itself shares every device: exclusive opens are ours
+    cdef int users                   # calls without the GIL that use runs and buffers now
+    cdef set runs, kernels_          # handles: 2.13 ends the process if one is closed after its device
 
     def __init__(self, info, shared):
         super().__init__(info)
         cdef bytes bdf = info.bdf.encode()
         self.closed = True
+        self.runs, self.kernels_ = set(), set()
         self.xrt = xrt(info.emulated)
         lock = OpenLock(info, shared)
         try:
             with self.xrt.lock:
                 self.xrt.select(info)
+                self.xrt.await_map()
                 set_errno(0)
                 self.device = self.xrt.abi.xrtDeviceOpenByBDF(bdf)
                 if self.device == NULL:
@@ -307,6 +329,16 @@ cdef class XrtSession(Session):
         self.check()  # perhaps another thread has closed it meanwhile
         return failure
 
+    cdef int enter(self) except -1 nogil:
+        begin_use(&self.users)
+        if self.closed:
+            end_use(&self.users)
+            self.check()
+        return 0
+
+    cdef void leave(self) noexcept nogil:
+        end_use(&self.users)
+
     # --- memory ----------------------------------------------------------------------------------------------
     cdef int memory_allocate(self, size_t size, int bank, memory *out) except -1:
         cdef xrtBufferHandle handle
@@ -321,8 +353,13 @@ cdef class XrtSession(Session):
         memset(out, 0, sizeof(memory))
         out.size, out.bank = size, bank
         set_errno(0)
+        with self.xrt.lock:
+            begin_use(&self.xrt.map_users)
+        self.enter_or_end_map()
         with nogil:
             handle = self.xrt.abi.xrtBOAlloc(self.device, max(size, <size_t>64), 0, bank)
+            end_use(&self.xrt.map_users)
+            self.leave()
         if handle == NULL:
             raise self.error(f"xrtBOAlloc of {size} bytes in bank {bank}", DeviceMemoryError)
         out.handle = <uint64_t><uintptr_t>handle
@@ -333,7 +370,16 @@ cdef class XrtSession(Session):
             raise self.error("xrtBOMap", DeviceMemoryError)
         return 0
 
+    cdef int enter_or_end_map(self) except -1:
+        try:
+            return self.enter()
+        except BaseException:
+            end_use(&self.xrt.map_users)
+            raise
+
     cdef int memory_free(self, memory *m) noexcept nogil:
+        while in_use(&m.users):  # a handle must not be closed while another thread uses it
+            breathe()
         if self.device == NULL or self.forked:
             return 0
         return self.xrt.abi.xrtBOFree(<xrtBufferHandle><uintptr_t>m.handle)
@@ -342,9 +388,16 @@ cdef class XrtSession(Session):
         self.check()
         if size == 0:
             return 0
+        cdef int result
+        self.enter()
+        begin_use(&m.users)
         set_errno(0)
-        if self.xrt.abi.xrtBOSync(<xrtBufferHandle><uintptr_t>m.handle,
-                                  XCL_BO_SYNC_BO_TO_DEVICE if to_device else XCL_BO_SYNC_BO_FROM_DEVICE, size, offset):
+        result = self.xrt.abi.xrtBOSync(<xrtBufferHandle><uintptr_t>m.handle,
+                                        XCL_BO_SYNC_BO_TO_DEVICE if to_device else XCL_BO_SYNC_BO_FROM_DEVICE, size,
+                                        offset)
+        end_use(&m.users)
+        self.leave()
+        if result:
             self.fail(b"xrtBOSync")
         return 0
 
@@ -353,8 +406,11 @@ cdef class XrtSession(Session):
         cdef unsigned char raw[16]
         self.check()
         memset(raw, 0, sizeof(raw))
-        set_errno(0)
-        if self.xrt.abi.xrtDeviceGetXclbinUUID(self.device, raw):
+        with self.xrt.lock:
+            self.check()
+            set_errno(0)
+            failed = self.xrt.abi.xrtDeviceGetXclbinUUID(self.device, raw) != 0
+        if failed:
             error = self.xrt.error("xrtDeviceGetXclbinUUID", self.info, DeviceStateError)
             if isinstance(error, DeviceLostError):
                 raise error
@@ -367,9 +423,12 @@ cdef class XrtSession(Session):
         cdef int result
         self.check()
         self.bitstream = None
+        with self.xrt.lock:
+            begin_use(&self.xrt.map_users)
         set_errno(0)
         with nogil:
             result = self.xrt.abi.xrtDeviceLoadXclbin(self.device, &data[0])
+            end_use(&self.xrt.map_users)
         if result:
             raise self.xrt.error("xrtDeviceLoadXclbin", self.info, ProgramError)
         if self.loaded_id() == bitstream.afu_id:  # else its banks and kernels are not those on the card
@@ -395,6 +454,7 @@ cdef class XrtSession(Session):
             raise DeviceStateError(
                 f"{self.info.address}: XRT wants the image loaded in each process before kernels open.",
                 hint="dev.program(path) does it; a board that runs it already is not reprogrammed.")
+        self.loaded_id()  # XRT opens a second kernel on the same units without asking the board
         base, _, units = str(name).partition(":")
         for info in self.bitstream.kernels:
             # The text becomes a regular expression inside XRT: only names that the image has get through.
@@ -425,10 +485,28 @@ cdef class XrtSession(Session):
         cdef xrtDeviceHandle device = self.device
         self.device = NULL
         if device != NULL and not self.forked:
-            with self.xrt.lock, nogil:
+            with nogil:
+                while in_use(&self.users):
+                    breathe()
+            self.abandon_runs(device)
+            with self.xrt.lock:
+                self.xrt.await_map()
+                while self.runs:  # the GIL is kept: 2.13 changes its maps without a lock
+                    self.xrt.abi.xrtRunClose(<xrtRunHandle><uintptr_t>self.runs.pop())
+                while self.kernels_:
+                    self.xrt.abi.xrtKernelClose(<xrtKernelHandle><uintptr_t>self.kernels_.pop())
                 self.xrt.abi.xrtDeviceClose(device)
         if self.lock is not None:
             self.lock.release(forked=self.forked)
+
+    cdef void abandon_runs(self, xrtDeviceHandle device) noexcept:
+        """The program ends with runs in flight (Device.close does not): stop them if that can be done."""
+        if self.xrt.abi.fpgahal_emu_xrt_reset == NULL:
+            return
+        for handle in self.runs:
+            if self.xrt.abi.xrtRunState(<xrtRunHandle><uintptr_t>handle) < ERT_CMD_STATE_COMPLETED:
+                self.xrt.abi.fpgahal_emu_xrt_reset(device)
+                break
 
     def __dealloc__(self):
         if self.device != NULL and not self.forked:
@@ -463,30 +541,68 @@ cdef class XrtKernel(KernelSession):
                 self.kernel = session.xrt.abi.xrtPLKernelOpen(session.device, id, text)
         if self.kernel == NULL:
             raise session.error(f"xrtPLKernelOpen({name})", DeviceStateError)
+        session.kernels_.add(<uintptr_t>self.kernel)
         self.csr_bytes = (info.register_bytes or 0x10000) if exclusive else 0
 
     cdef void *run_open(self) except NULL:
         cdef run *r = <run *>calloc(1, sizeof(run))
         if r == NULL:
             raise MemoryError()
+        try:
+            self.open_handle(r)
+        except BaseException:
+            free(r)
+            raise
+        return r
+
+    cdef int open_handle(self, run *r) except -1:
+        self.slot.check()
         set_errno(0)
         r.handle = self.slot.xrt.abi.xrtRunOpen(self.kernel)
         if r.handle == NULL:
-            free(r)
             raise self.slot.error(f"xrtRunOpen of {self.info.name}", RunError)
-        return r
+        self.slot.runs.add(<uintptr_t>r.handle)
+        r.known = 0
+        return 0
+
+    cdef void close_handle(self, run *r) noexcept:
+        if r.handle != NULL and not self.slot.forked and <uintptr_t>r.handle in self.slot.runs:
+            self.slot.runs.discard(<uintptr_t>r.handle)
+            self.slot.xrt.abi.xrtRunClose(r.handle)
+        r.handle = NULL
 
     cdef void run_close(self, void *handle) noexcept:
-        cdef run *r = <run *>handle
-        if not self.slot.closed:
-            self.slot.xrt.abi.xrtRunClose(r.handle)
-        free(r)
+        self.close_handle(<run *>handle)
+        free(handle)
 
     cdef int run_start(self, void *handle, const arg *args, int n) except -1 nogil:
         cdef run *r = <run *>handle
+        cdef int result
+        if r.handle == NULL:
+            with gil:
+                self.open_handle(r)
+        self.slot.enter()
+        try:
+            self.set_args(r, args, n)
+            set_errno(0)
+            result = self.slot.xrt.abi.xrtRunStart(r.handle)
+        finally:
+            self.slot.leave()
+        if result:
+            self.start_failed(r)
+        return 0
+
+    cdef int start_failed(self, run *r) except -1 nogil:
+        # After a start that failed, 2.13 takes the run for one in flight: it can't be started again, only replaced.
+        with gil:
+            try:
+                self.slot.fail(b"xrtRunStart")
+            finally:
+                self.close_handle(r)
+
+    cdef int set_args(self, run *r, const arg *args, int n) except -1 nogil:
         cdef uint64_t told
         cdef int i
-        self.slot.check()
         for i in range(n):
             told = args[i].value.buffer.serial if args[i].kind == ARG_BUFFER else args[i].value.u
             if i >= r.known or r.last[i] != told:
@@ -494,8 +610,6 @@ cdef class XrtKernel(KernelSession):
                 r.last[i] = told
         if r.known < n:
             r.known = n
-        if self.slot.xrt.abi.xrtRunStart(r.handle):
-            self.slot.fail(b"xrtRunStart")
         return 0
 
     cdef int set_arg(self, run *r, int i, const arg *a) except -1 nogil:
@@ -516,12 +630,19 @@ cdef class XrtKernel(KernelSession):
         return 0
 
     cdef int run_poll(self, void *handle) except -1 nogil:
-        return outcome(self.slot.xrt.abi.xrtRunState((<run *>handle).handle))
+        cdef int state
+        self.slot.enter()
+        state = self.slot.xrt.abi.xrtRunState((<run *>handle).handle)
+        self.slot.leave()
+        return outcome(state)
 
     cdef int run_wait(self, void *handle, double seconds) except -1 nogil:
         # 0 ms would mean "for ever"; TIMEOUT only says that our time is over, not that the run has ended.
         cdef unsigned int ms = max(1, <unsigned int>(seconds * 1000))
-        cdef int state = self.slot.xrt.abi.xrtRunWaitFor((<run *>handle).handle, ms)
+        cdef int state
+        self.slot.enter()
+        state = self.slot.xrt.abi.xrtRunWaitFor((<run *>handle).handle, ms)
+        self.slot.leave()
         self.slot.check()
         return RUN_RUNNING if state == ERT_CMD_STATE_TIMEOUT else outcome(state)
 
@@ -540,9 +661,11 @@ cdef class XrtKernel(KernelSession):
     def close(self):
         if not self.closed:
             self.closed = True
-            if self.kernel != NULL and not self.slot.closed:
+            if self.kernel != NULL and not self.slot.forked:
                 with self.slot.xrt.lock:
-                    self.slot.xrt.abi.xrtKernelClose(self.kernel)
+                    if <uintptr_t>self.kernel in self.slot.kernels_:
+                        self.slot.kernels_.discard(<uintptr_t>self.kernel)
+                        self.slot.xrt.abi.xrtKernelClose(self.kernel)
             self.kernel = NULL
 
 
