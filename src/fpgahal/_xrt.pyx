@@ -297,13 +297,13 @@ cdef class XrtSession(Session):
     cdef object bitstream            # the image that this process has loaded
     cdef object lock                 # XRT itself shares every device: exclusive opens are ours
     cdef int users                   # calls without the GIL that use runs and buffers now
-    cdef set runs, kernels_          # handles: 2.13 ends the process if one is closed after its device
+    cdef set runs, kernels_, buffers # handles: 2.13 ends the process if one is closed after its device
 
     def __init__(self, info, shared):
         super().__init__(info)
         cdef bytes bdf = info.bdf.encode()
         self.closed = True
-        self.runs, self.kernels_ = set(), set()
+        self.runs, self.kernels_, self.buffers = set(), set(), set()
         self.xrt = xrt(info.emulated)
         lock = OpenLock(info, shared)
         try:
@@ -362,11 +362,12 @@ cdef class XrtSession(Session):
             self.leave()
         if handle == NULL:
             raise self.error(f"xrtBOAlloc of {size} bytes in bank {bank}", DeviceMemoryError)
+        self.buffers.add(<uintptr_t>handle)
         out.handle = <uint64_t><uintptr_t>handle
         out.host = self.xrt.abi.xrtBOMap(handle)
         out.address = self.xrt.abi.xrtBOAddress(handle)
         if out.host == NULL or out.address == <uint64_t>-1:
-            self.xrt.abi.xrtBOFree(handle)
+            self.memory_free(out)
             raise self.error("xrtBOMap", DeviceMemoryError)
         return 0
 
@@ -380,8 +381,10 @@ cdef class XrtSession(Session):
     cdef int memory_free(self, memory *m) noexcept nogil:
         while in_use(&m.users):  # a handle must not be closed while another thread uses it
             breathe()
-        if self.device == NULL or self.forked:
-            return 0
+        with gil:
+            if self.forked or m.handle not in self.buffers:  # closed with the device
+                return 0
+            self.buffers.discard(m.handle)
         return self.xrt.abi.xrtBOFree(<xrtBufferHandle><uintptr_t>m.handle)
 
     cdef int memory_sync(self, memory *m, bint to_device, size_t offset, size_t size) except -1 nogil:
@@ -495,6 +498,8 @@ cdef class XrtSession(Session):
                     self.xrt.abi.xrtRunClose(<xrtRunHandle><uintptr_t>self.runs.pop())
                 while self.kernels_:
                     self.xrt.abi.xrtKernelClose(<xrtKernelHandle><uintptr_t>self.kernels_.pop())
+                while self.buffers:  # only when the program ends: Device.close has closed them
+                    self.xrt.abi.xrtBOFree(<xrtBufferHandle><uintptr_t>self.buffers.pop())
                 self.xrt.abi.xrtDeviceClose(device)
         if self.lock is not None:
             self.lock.release(forked=self.forked)
