@@ -25,7 +25,7 @@ from fpgahal.emu import build_image
 EMULATED = {
     "opae-emulated": ("pac-a10", "nlb0", "nlb3"),
     "xrt-emulated": ("u250", "demo", "vadd"),
-    "xrt-real": ("u250", "demo", "vadd"),  # under the real libxrt_coreutil: in processes of its own (tests/abi/test_xrt_real.py)
+    "xrt-real": ("u250", "demo", "vadd"),  # the real libxrt_coreutil: see tests/abi/test_xrt_real.py
 }
 
 

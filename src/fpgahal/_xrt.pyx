@@ -172,7 +172,8 @@ cdef class Xrt:
         try:
             driver = ctypes.CDLL(path, mode=os.RTLD_NOW | os.RTLD_GLOBAL)
         except OSError as error:
-            raise LibraryError(f"{path} does not load: {error}.", hint="Build it anew for the XRT that is here.") from None
+            raise LibraryError(f"{path} does not load: {error}.",
+                               hint="Build it anew for the XRT that is here.") from None
         self.use_emulator(driver._handle)
         if not self.has_driver():
             raise LibraryError(f"{path} was loaded, but XRT in {self.library.path} does not know it.",
@@ -297,7 +298,7 @@ cdef class XrtSession(Session):
     cdef object bitstream            # the image that this process has loaded
     cdef object lock                 # XRT itself shares every device: exclusive opens are ours
     cdef int users                   # calls without the GIL that use runs and buffers now
-    cdef set runs, kernels_, buffers # handles: 2.13 ends the process if one is closed after its device
+    cdef set runs, kernels_, buffers  # handles: 2.13 ends the process if one is closed after its device
 
     def __init__(self, info, shared):
         super().__init__(info)

@@ -61,6 +61,17 @@ def test_a_cpp_program(driver: Path, app: Path, tmp_path: Path) -> None:
         assert rack.devices()[0].bdf in done.stdout
 
 
+def test_emulate_runs_a_cpp_program(driver: Path, app: Path, tmp_path: Path) -> None:
+    image = tmp_path / "demo.xclbin"
+    image.write_bytes(emu.build_image("demo", emu.boards()["u250"]))
+    environment = {name: value for name, value in os.environ.items() if name != "XILINX_XRT"}
+    environment["FPGAHAL_XRT_DRIVER"] = str(driver)
+    command = [sys.executable, "-m", "fpgahal", "emulate", "u250", "--", str(app), str(image)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok vadd adds" in done.stdout
+
+
 def test_noop(tmp_path: Path) -> None:
     """XRT's own driver without a board: the real library loads, opens, allocates and frees."""
     here = Path(os.path.realpath("/usr/lib/x86_64-linux-gnu/libxrt_noop.so.2"))

@@ -76,7 +76,7 @@ def all_checks(root: str = "/", timeout: float = 10.0) -> list[Check]:
     checks += [memlock(bool(families))]
     checks += devices()
     checks += [emulator(family, timeout) for family in ("opae", "xrt")]
-    checks += [runtime_folder()]
+    checks += [programs_of_xrt(), runtime_folder()]
     return checks
 
 
@@ -251,6 +251,16 @@ def emulator(family: str, timeout: float) -> Check:
     if "path" in answer:
         return Check(name, "ok", answer["path"])
     return Check(name, "fail", answer["error"], answer["hint"])
+
+
+def programs_of_xrt() -> Check:
+    """Whether ``fpgahal emulate u250 -- PROGRAM`` can run a program that uses libxrt itself."""
+    name = "XRT programs on emulated boards"
+    path, obstacle = fpgahal.emu.xrt_driver()
+    if path is None:
+        return Check(name, "absent", obstacle, "Only for programs that call XRT without fpgahal: docs/xrt-versions.md "
+                                               "says how to build the driver that they need.")
+    return Check(name, "ok", path)
 
 
 def runtime_folder() -> Check:

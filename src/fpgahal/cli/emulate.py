@@ -7,6 +7,7 @@ import argparse
 import os
 import signal
 import subprocess
+import tempfile
 from types import FrameType
 from typing import Any
 
@@ -33,7 +34,9 @@ def emulate(args: argparse.Namespace, out: Output) -> int:
         raise UsageError("There is no command to run.", hint="Try: fpgahal emulate pac-a10:2,u250 -- fpgahal list")
     with fpgahal.emu.rack(args.spec, dir=args.keep, keep=args.keep is not None):  # sets FPGAHAL_EMU_RACK
         environment = {name: value for name, value in os.environ.items() if name != "FPGAHAL_EMULATE"}
-        return _supervise(args.command, environment)
+        with tempfile.TemporaryDirectory(prefix="fpgahal-xrt-") as folder:
+            environment |= fpgahal.emu.xrt_environment(folder)
+            return _supervise(args.command, environment)
 
 
 def _supervise(command: list[str], environment: dict[str, str]) -> int:

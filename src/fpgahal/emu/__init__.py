@@ -10,9 +10,10 @@ from __future__ import annotations
 from fpgahal._catalogue import build_image
 from fpgahal.emu._boards import Board, BoardFileError, boards
 from fpgahal.emu._control import SlotState, Status
+from fpgahal.emu._programs import xrt_driver, xrt_environment
 from fpgahal.emu._rack import FAULTS, Rack, rack
 from fpgahal.emu._shared import active, discard
 from fpgahal.emu._spec import SpecError
 
 __all__ = ["FAULTS", "Board", "BoardFileError", "Rack", "SlotState", "SpecError", "Status", "active", "boards",
-           "build_image", "discard", "rack"]
+           "build_image", "discard", "rack", "xrt_driver", "xrt_environment"]
