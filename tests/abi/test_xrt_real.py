@@ -39,8 +39,8 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(900)
 def test_the_conformance_suite(driver: Path, capsys: pytest.CaptureFixture[str]) -> None:
     environment = os.environ | {"FPGAHAL_EMU_XRT": "real", "FPGAHAL_XRT_DRIVER": str(driver)}
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/conformance"], cwd=ROOT,
-                          env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/conformance"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = re.search(r"(\d+) passed.*", done.stdout)
     assert counts, done.stdout
@@ -53,7 +53,8 @@ def test_a_cpp_program(driver: Path, app: Path, tmp_path: Path) -> None:
     image = tmp_path / "demo.xclbin"
     image.write_bytes(emu.build_image("demo", emu.boards()["u250"]))
     with emu.rack("u250") as rack:
-        environment = os.environ | {"XILINX_XRT": str(prefix(tmp_path / "prefix", driver)), "FPGAHAL_EMU_RACK": rack.dir}
+        folder = prefix(tmp_path / "prefix", driver)
+        environment = os.environ | {"XILINX_XRT": str(folder), "FPGAHAL_EMU_RACK": rack.dir}
         done = subprocess.run([app, image], env=environment, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "ok vadd adds" in done.stdout
@@ -129,7 +130,8 @@ with emu.rack("u250"):
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60,
                           check=False)
     assert done.returncode == 0, done.stderr
-    assert "made for libxrt_coreutil 2.13 (classes of 584 and 112 bytes), this one has classes of 600 and 112" in done.stdout
+    assert "made for libxrt_coreutil 2.13 (classes of 584 and 112 bytes)" in done.stdout
+    assert "this one has classes of 600 and 112" in done.stdout
 
 
 def test_another_release_is_refused_by_the_driver(driver: Path, other_release: Path) -> None:
@@ -147,5 +149,6 @@ print("alive")
 def test_the_driver_exports_only_its_own(driver: Path) -> None:
     library = ctypes.CDLL("libxrt_coreutil.so.2")  # the names must not shadow the real ones
     assert library.xrtDeviceOpen
-    names = subprocess.run(["nm", "-D", "--defined-only", str(driver)], capture_output=True, text=True, check=True).stdout
+    command = ["nm", "-D", "--defined-only", str(driver)]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert all(line.split()[2].startswith("fpgahal_emu_") for line in names.splitlines())
