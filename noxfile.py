@@ -46,7 +46,7 @@ def typing(session: nox.Session) -> None:
     """mypy --strict on the package, and a user's program against its types."""
     session.install("-q", ".", *group("typing"))
     session.run("mypy")
-    session.run("mypy", "--strict", "tests/typing")
+    session.run("mypy", "--strict", "tests/typing/user_program.py")
 
 
 @nox.session
@@ -70,39 +70,105 @@ def sanitize(session: nox.Session) -> None:
     with tempfile.TemporaryDirectory() as folder:
         build = Path(folder)
         emulators = build / "asan"
-        session.run("cmake", "-G", "Ninja", "-S", ".", "-B", str(emulators), "-DFPGAHAL_SANITIZE=ON",
-                    "-DSKBUILD_PROJECT_NAME=fpgahal", "-DSKBUILD_PROJECT_VERSION=0", silent=True)
+        session.run(
+            "cmake",
+            "-G",
+            "Ninja",
+            "-S",
+            ".",
+            "-B",
+            str(emulators),
+            "-DFPGAHAL_SANITIZE=ON",
+            "-DSKBUILD_PROJECT_NAME=fpgahal",
+            "-DSKBUILD_PROJECT_VERSION=0",
+            silent=True,
+        )
         session.run("cmake", "--build", str(emulators), silent=True)
-        strict = {"ASAN_OPTIONS": "detect_leaks=1:halt_on_error=1", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
+        strict = {
+            "ASAN_OPTIONS": "detect_leaks=1:halt_on_error=1",
+            "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+        }
         # 1. the C tests of both emulated libraries, instrumented, then (uninstrumented) under valgrind
-        plain = Path(session.run("python", "-c", "from fpgahal import _library; print(_library.emulator('opae'))",
-                                 silent=True).strip()).parent
+        plain = Path(
+            session.run(
+                "python", "-c", "from fpgahal import _library; print(_library.emulator('opae'))", silent=True
+            ).strip()
+        ).parent
         for driver in ("opae", "xrt"):
             sources = sorted(str(path) for path in (ROOT / "tests/native").glob(f"test_{driver}*.c"))
-            flags = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Inative/include", "-Inative/emu", "-pthread", *sources,
-                     "-ldl", "-lm"]
+            flags = [
+                "-std=gnu11",
+                "-g",
+                "-O1",
+                "-Wall",
+                "-Wextra",
+                "-Inative/include",
+                "-Inative/emu",
+                "-pthread",
+                *sources,
+                "-ldl",
+                "-lm",
+            ]
             library, program = f"libfpgahal-emu-{driver}.so", str(build / f"test_{driver}")
             session.run("gcc", "-fsanitize=address,undefined", *flags, "-o", f"{program}-asan", external=True)
             session.run(f"{program}-asan", str(emulators / library), env={**strict, "CYCLES": "1000"}, external=True)
             session.run("gcc", *flags, "-o", program, external=True)
-            session.run("valgrind", "-q", "--error-exitcode=99", "--leak-check=full", "--errors-for-leak-kinds=definite",
-                        "--child-silent-after-fork=yes", program, str(plain / library), env={"CYCLES": "200"},
-                        external=True)
+            session.run(
+                "valgrind",
+                "-q",
+                "--error-exitcode=99",
+                "--leak-check=full",
+                "--errors-for-leak-kinds=definite",
+                "--child-silent-after-fork=yes",
+                program,
+                str(plain / library),
+                env={"CYCLES": "200"},
+                external=True,
+            )
         # 2. the conformance suite of the bindings over the instrumented libraries
         asan = session.run("gcc", "-print-file-name=libasan.so", silent=True, external=True).strip()
-        session.run("pytest", "-q", "-p", "no:cacheprovider", "tests/conformance", "tests/faults",
-                    env={"LD_PRELOAD": asan, "FPGAHAL_EMU_LIBDIR": str(emulators), "PYTHONMALLOC": "malloc",
-                         "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1:handle_segv=0", **{
-                             "UBSAN_OPTIONS": strict["UBSAN_OPTIONS"]}})
+        session.run(
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "tests/conformance",
+            "tests/faults",
+            env={
+                "LD_PRELOAD": asan,
+                "FPGAHAL_EMU_LIBDIR": str(emulators),
+                "PYTHONMALLOC": "malloc",
+                "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1:handle_segv=0",
+                "UBSAN_OPTIONS": strict["UBSAN_OPTIONS"],
+            },
+        )
         # 3. fuzzing: the Python parsers, and the C parser of the emulated board
         session.run("python", "tests/fuzz/fuzz_bitstream.py", "--seconds", seconds)
         if shutil.which("clang"):
             fuzzer = build / "fuzz_xclbin"
             sources = sorted(str(path) for path in (ROOT / "native/emu").glob("x[cm]l*.c"))
-            session.run("clang", "-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-D_GNU_SOURCE", "-Inative/include",
-                        "-Inative/emu", "tests/fuzz/fuzz_xclbin.c", *sources, "-o", str(fuzzer), external=True)
-            session.run(str(fuzzer), f"-max_total_time={seconds}", "-max_len=20000", "-print_final_stats=0",
-                        "-verbosity=0", external=True)
+            session.run(
+                "clang",
+                "-g",
+                "-O1",
+                "-fsanitize=fuzzer,address,undefined",
+                "-D_GNU_SOURCE",
+                "-Inative/include",
+                "-Inative/emu",
+                "tests/fuzz/fuzz_xclbin.c",
+                *sources,
+                "-o",
+                str(fuzzer),
+                external=True,
+            )
+            session.run(
+                str(fuzzer),
+                f"-max_total_time={seconds}",
+                "-max_len=20000",
+                "-print_final_stats=0",
+                "-verbosity=0",
+                external=True,
+            )
         else:
             session.warn("clang is missing (scripts/install-debian): the C parser was not fuzzed")
 
@@ -116,14 +182,23 @@ def wheels(session: nox.Session) -> None:
     session.install("-q", "build")
     own = sysconfig.get_python_version()
     candidates = [f"python3.{minor}" for minor in (14, 13, 12, 11) if f"3.{minor}" != own]
-    other = os.environ.get("FPGAHAL_OTHER_PYTHON") or next(
-        (name for name in candidates if _works(session, name)), None)
+    other = os.environ.get("FPGAHAL_OTHER_PYTHON") or next((name for name in candidates if _works(session, name)), None)
     if other is None:
         session.error("no other Python >= 3.11 was found; name one in FPGAHAL_OTHER_PYTHON")
     with tempfile.TemporaryDirectory() as folder:
         session.run(other, "-m", "venv", f"{folder}/build", external=True)
-        session.run(f"{folder}/build/bin/python", "-m", "pip", "-q", "wheel", "--no-deps", "-w", f"{folder}/dist", ".",
-                    external=True)
+        session.run(
+            f"{folder}/build/bin/python",
+            "-m",
+            "pip",
+            "-q",
+            "wheel",
+            "--no-deps",
+            "-w",
+            f"{folder}/dist",
+            ".",
+            external=True,
+        )
         wheel = next(Path(folder, "dist").glob("fpgahal-*.whl"))
         session.run("python", "tests/check_wheel.py", str(wheel))
         session.run(other, "-m", "venv", f"{folder}/empty", external=True)
@@ -138,5 +213,11 @@ def wheels(session: nox.Session) -> None:
 def _works(session: nox.Session, name: str) -> bool:
     if not shutil.which(name):
         return False
-    return session.run(name, "-c", "import ensurepip, sys; print(sys.version_info[:2])", external=True, silent=True,
-                       success_codes=[0, 1, 2, 126, 127]).startswith("(3,")
+    return session.run(
+        name,
+        "-c",
+        "import ensurepip, sys; print(sys.version_info[:2])",
+        external=True,
+        silent=True,
+        success_codes=[0, 1, 2, 126, 127],
+    ).startswith("(3,")

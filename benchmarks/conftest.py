@@ -29,21 +29,38 @@ class Book:
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
 
-    def enter(self, what: str, ours: float, baseline: float, against: str, *, at_most: float | None = None,
-              at_least: float | None = None) -> None:
+    def enter(
+        self,
+        what: str,
+        ours: float,
+        baseline: float,
+        against: str,
+        *,
+        at_most: float | None = None,
+        at_least: float | None = None,
+    ) -> None:
         """Note a ratio and fail when it misses its goal.  `at_least`: baseline/ours; `at_most`: ours/baseline."""
         ratio = baseline / ours if at_least is not None else ours / baseline
         goal = f">= {at_least:g}x" if at_least is not None else f"<= {at_most:g}x"
-        self.rows.append({"what": what, "ours": ours, "baseline": baseline, "against": against, "ratio": ratio,
-                          "goal": goal})
+        self.rows.append(
+            {"what": what, "ours": ours, "baseline": baseline, "against": against, "ratio": ratio, "goal": goal}
+        )
         print(f"{what}: {ours * 1e9:.0f} ns, {against} {baseline * 1e9:.0f} ns, ratio {ratio:.2f} (goal {goal})")
         assert at_least is None or ratio >= at_least, f"{what} vs {against}: {ratio:.2f}, goal {goal}"
         assert at_most is None or ratio <= at_most, f"{what} vs {against}: {ratio:.2f}, goal {goal}"
 
     def limit(self, what: str, ours: float, limit: float) -> None:
         """Note a time and fail when it is over its limit (both in seconds)."""
-        self.rows.append({"what": what, "ours": ours, "baseline": None, "against": "", "ratio": ours / limit,
-                          "goal": f"< {limit * 1e3:g} ms" if limit >= 1e-3 else f"< {limit * 1e9:g} ns"})
+        self.rows.append(
+            {
+                "what": what,
+                "ours": ours,
+                "baseline": None,
+                "against": "",
+                "ratio": ours / limit,
+                "goal": f"< {limit * 1e3:g} ms" if limit >= 1e-3 else f"< {limit * 1e9:g} ns",
+            }
+        )
         print(f"{what}: {ours * 1e9:.0f} ns (goal < {limit * 1e9:g} ns)")
         assert ours < limit, f"{what}: {ours * 1e9:.0f} ns"
 
@@ -64,8 +81,21 @@ def rack() -> Iterator[emu.Rack]:
 
 def compile_c(source: Path, output: Path, *flags: str) -> Path:
     """Compile one C file into a shared library."""
-    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", f"-I{ROOT / 'native/include'}", *flags, str(source), "-o",
-                    str(output), "-ldl"], check=True)
+    subprocess.run(
+        [
+            "gcc",
+            "-O2",
+            "-shared",
+            "-fPIC",
+            f"-I{ROOT / 'native/include'}",
+            *flags,
+            str(source),
+            "-o",
+            str(output),
+            "-ldl",
+        ],
+        check=True,
+    )
     return output
 
 
@@ -102,10 +132,12 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The module benchmarks/bare.pyx."""
     folder = tmp_path_factory.mktemp("bare")
     c_file = folder / "bare.c"
-    subprocess.run([sys.executable, "-m", "cython", "-3", str(ROOT / "benchmarks/bare.pyx"), "-o", str(c_file)],
-                   check=True)
-    compile_c(c_file, folder / f"bare{sysconfig.get_config_var('EXT_SUFFIX')}", "-O3",
-              f"-I{sysconfig.get_path('include')}")
+    subprocess.run(
+        [sys.executable, "-m", "cython", "-3", str(ROOT / "benchmarks/bare.pyx"), "-o", str(c_file)], check=True
+    )
+    compile_c(
+        c_file, folder / f"bare{sysconfig.get_config_var('EXT_SUFFIX')}", "-O3", f"-I{sysconfig.get_path('include')}"
+    )
     sys.path.insert(0, str(folder))
     import bare
 

@@ -19,7 +19,7 @@ Timed = Callable[[int], float]  # rounds -> seconds
 def loop(call: str, **names: Any) -> Timed:
     """A contender that evaluates `call`, an expression of `names`, ten times a round of an unrolled loop."""
     body = "\n        ".join([call] * UNROLL)
-    source = f"""def timed(rounds, _clock=_clock, _repeat=_repeat, {', '.join(f'{name}={name}' for name in names)}):
+    source = f"""def timed(rounds, _clock=_clock, _repeat=_repeat, {", ".join(f"{name}={name}" for name in names)}):
     _begin = _clock()
     for _ in _repeat(None, max(1, rounds // {UNROLL})):
         {body}

@@ -23,9 +23,24 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         book = Path(folder, "book.json")
         status = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-s", "--benchmark-disable-gc", "--benchmark-columns=median,iqr",
-             "-p", "no:cacheprovider", "-c", str(HERE / "pytest.ini"), str(HERE), *pytest_args],
-            env={**os.environ, "FPGAHAL_BENCH_BOOK": str(book)}, check=False).returncode
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-s",
+                "--benchmark-disable-gc",
+                "--benchmark-columns=median,iqr",
+                "-p",
+                "no:cacheprovider",
+                "-c",
+                str(HERE / "pytest.ini"),
+                str(HERE),
+                *pytest_args,
+            ],
+            env={**os.environ, "FPGAHAL_BENCH_BOOK": str(book)},
+            check=False,
+        ).returncode
         rows = json.loads(book.read_text()) if book.exists() else []
     text = table(rows)
     print(text)
@@ -42,11 +57,16 @@ def table(rows: list[dict[str, object]]) -> str:
     for row in rows:
         base = row["baseline"]
         ratio = "" if base is None else f"{row['ratio']:.2f}"
-        lines.append(f"| {row['what']} | {human(row['ours'])} | {row['against']} | "
-                     f"{'' if base is None else human(base)} | {ratio} | {row['goal']} |")
-    lines += ["", f"Machine: {machine()}, Python {platform.python_version()}.  One interleaved run, medians; boards are "
-              "EMULATED, so these are the costs of the software.  A ratio against ctypes or cffi says how many times "
-              "slower they are."]
+        lines.append(
+            f"| {row['what']} | {human(row['ours'])} | {row['against']} | "
+            f"{'' if base is None else human(base)} | {ratio} | {row['goal']} |"
+        )
+    lines += [
+        "",
+        f"Machine: {machine()}, Python {platform.python_version()}.  One interleaved run, medians; boards are "
+        "EMULATED, so these are the costs of the software.  A ratio against ctypes or cffi says how many times "
+        "slower they are.",
+    ]
     return "\n".join(lines)
 
 
@@ -59,8 +79,14 @@ def human(seconds: object) -> str:
 
 
 def machine() -> str:
-    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                  if line.startswith("model name")), platform.machine())
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
     return f"{model}, {os.cpu_count()} cores (a shared virtual machine)"
 
 

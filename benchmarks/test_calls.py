@@ -58,13 +58,15 @@ def test_csr_read64(benchmark, book, baseline, bare, opae_device) -> None:
     assert handle
     address = ctypes.cast(ctypes.CDLL(_library.emulator("opae")).fpgaReadMMIO64, ctypes.c_void_p).value
     read64 = opae_device.csr.read64
-    times = interleave({
-        "ours": loop("read64(8)", read64=read64),
-        "c": c_loop(baseline.baseline_read64, handle, 8),
-        "bare": loop("read64(8)", read64=bare.Bare(address, handle).read64),
-        "ctypes": loop("read64(8)", read64=ctypes_read(handle)),
-        "cffi": loop("read64(8)", read64=cffi_read(handle)),
-    })
+    times = interleave(
+        {
+            "ours": loop("read64(8)", read64=read64),
+            "c": c_loop(baseline.baseline_read64, handle, 8),
+            "bare": loop("read64(8)", read64=bare.Bare(address, handle).read64),
+            "ctypes": loop("read64(8)", read64=ctypes_read(handle)),
+            "cffi": loop("read64(8)", read64=cffi_read(handle)),
+        }
+    )
     benchmark(read64, 8)
     baseline.baseline_opae_close(handle)
     book.enter("csr.read64", times["ours"], times["c"], "C loop", at_most=100)
@@ -98,21 +100,29 @@ def test_kernel(benchmark, book, baseline, rack: emu.Rack, xrt_device: fpgahal.D
             kernel.map(thousand)
         return (time.perf_counter() - begin) * rounds / (times * 1000)
 
-    times = interleave({
-        "ours": loop("start(a, b, out, 16).wait()", start=start, a=a, b=b, out=out),
-        "batch": batch,
-        "c": c_loop(baseline.baseline_vadd, c_kernel, *c_buffers, 16),
-        "c restart": c_loop(baseline.baseline_restart, c_kernel, *c_buffers, 16),
-    })
+    times = interleave(
+        {
+            "ours": loop("start(a, b, out, 16).wait()", start=start, a=a, b=b, out=out),
+            "batch": batch,
+            "c": c_loop(baseline.baseline_vadd, c_kernel, *c_buffers, 16),
+            "c restart": c_loop(baseline.baseline_restart, c_kernel, *c_buffers, 16),
+        }
+    )
     benchmark(start_and_wait)
     baseline.baseline_xrt_close(device, c_kernel, (ctypes.c_void_p * 3)(*c_buffers), 3)
     for buffer in (a, b, out):
         buffer.close()
     kernel.close()
-    book.enter("Kernel.start + wait, finished run", times["ours"], times["c"], "C loop (4 arguments, start, wait)",
-               at_most=2.5)
-    book.enter("Kernel.map, 1,000 runs in one call, each", times["batch"], times["c"],
-               "C loop (4 arguments, start, wait)", at_most=1.3)
+    book.enter(
+        "Kernel.start + wait, finished run", times["ours"], times["c"], "C loop (4 arguments, start, wait)", at_most=2.5
+    )
+    book.enter(
+        "Kernel.map, 1,000 runs in one call, each",
+        times["batch"],
+        times["c"],
+        "C loop (4 arguments, start, wait)",
+        at_most=1.3,
+    )
 
 
 def test_asarray(benchmark, book, xrt_device: fpgahal.Device) -> None:

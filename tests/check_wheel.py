@@ -6,12 +6,19 @@ from __future__ import annotations
 import fnmatch
 import sys
 import zipfile
+from pathlib import Path
 
+MODULES = [path.stem for path in (Path(__file__).parent.parent / "src" / "fpgahal").glob("*.pyx")]
 WANTED = [
-    *(f"fpgahal/{module}.*.so" for module in ("_session", "_opae", "_xrt", "_buffer", "_kernel", "_csr")),
-    *(f"fpgahal/{module}.pyi" for module in ("_session", "_opae", "_xrt", "_buffer", "_kernel", "_csr")),
-    "fpgahal/py.typed", "fpgahal/data/boards.toml", "fpgahal/data/accelerators.toml", "fpgahal/_session.pxd",
-    "fpgahal/_lib/libfpgahal-emu-opae.so", "fpgahal/_lib/libfpgahal-emu-xrt.so", "*.dist-info/licenses/LICENSE",
+    *(f"fpgahal/{module}.*so" for module in MODULES),
+    *(f"fpgahal/{module}.pyi" for module in MODULES),
+    "fpgahal/py.typed",
+    "fpgahal/data/boards.toml",
+    "fpgahal/data/accelerators.toml",
+    "fpgahal/_session.pxd",
+    "fpgahal/_lib/libfpgahal-emu-opae.so",
+    "fpgahal/_lib/libfpgahal-emu-xrt.so",
+    "*.dist-info/licenses/LICENSE",
 ]
 FORBIDDEN = ["*.pyx", "*.c", "*libopae*", "*libxrt*", "*libxfpga*", "*libasan*", "*.gbs", "*.xclbin", "tests/*"]
 

@@ -14,8 +14,9 @@ def main() -> None:
     with emu.rack("pac-a10,u250") as rack:
         infos = rack.devices()
         assert [info.driver for info in infos] == ["opae", "xrt"], infos
-        for info, model, image, kernel in zip(infos, ("pac-a10", "u250"), ("nlb0", "demo"), ("lpbk1", "passthrough"),
-                                              strict=True):
+        for info, model, image, kernel in zip(
+            infos, ("pac-a10", "u250"), ("nlb0", "demo"), ("lpbk1", "passthrough"), strict=True
+        ):
             print(info)
             with fpgahal.open(info) as dev:
                 dev.program(emu.build_image(image, emu.boards()[model]))

@@ -82,9 +82,7 @@ def open_target(name: str) -> Iterator[Target]:
     if name == "real":
         info = fpgahal.find(os.environ["FPGAHAL_TEST_DEVICE"])
         other = os.environ.get("FPGAHAL_TEST_OTHER_IMAGE")
-        yield Target(
-            name, info, _read(os.environ["FPGAHAL_TEST_IMAGE"]), _read(other) if other else None, None
-        )
+        yield Target(name, info, _read(os.environ["FPGAHAL_TEST_IMAGE"]), _read(other) if other else None, None)
         return
     model, image, other_image = EMULATED[name]
     board = emu.boards()[model]

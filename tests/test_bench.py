@@ -17,17 +17,20 @@ import pytest
 
 import fpgahal
 from fpgahal.bench import table
-from fpgahal.bench.copy import CHUNK
+from fpgahal.bench.copy import PIECE
 from fpgahal.kernels import NLB0, NLB3, NLBResult
 
 BENCH = [sys.executable, "-m", "fpgahal.bench"]
-HEADER = ("Cachelines Read_Count Write_Count Cache_Rd_Hit Cache_Wr_Hit Cache_Rd_Miss Cache_Wr_Miss   Eviction "
-          "'Clocks(@400 MHz)'   Rd_Bandwidth   Wr_Bandwidth")
+HEADER = (
+    "Cachelines Read_Count Write_Count Cache_Rd_Hit Cache_Wr_Hit Cache_Rd_Miss Cache_Wr_Miss   Eviction "
+    "'Clocks(@400 MHz)'   Rd_Bandwidth   Wr_Bandwidth"
+)
 
 
 def run(*args: str | os.PathLike[str], code: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*BENCH, *map(str, args)], capture_output=True, text=True, timeout=120, check=False,
-                          **options)
+    done = subprocess.run(
+        [*BENCH, *map(str, args)], capture_output=True, text=True, timeout=120, check=False, **options
+    )
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
     return done
@@ -66,8 +69,9 @@ def test_a_continuous_run_counts_the_end_in() -> None:
     assert NLBResult(0, 0, 0, 0, 0, 0).read_gbps == 0.0
 
 
-@pytest.mark.parametrize(("hz", "text"), [
-    (400_000_000, "400 MHz"), (1_999_999_999, "1 GHz"), (12_345, "12 KHz"), (999, "999 Hz")])
+@pytest.mark.parametrize(
+    ("hz", "text"), [(400_000_000, "400 MHz"), (1_999_999_999, "1 GHz"), (12_345, "12 KHz"), (999, "999 Hz")]
+)
 def test_frequency(hz: int, text: str) -> None:
     assert table.frequency(hz) == text
 
@@ -90,8 +94,21 @@ def test_sweep(mode: str) -> None:
 
 
 def test_sweep_with_wide_requests_as_json_and_csv() -> None:
-    args = ("nlb", "--emulate", "pac-a10", "--mode", "trput", "--begin", "4", "--end", "16", "--multi-cl", "4",
-            "--strided-access", "2")
+    args = (
+        "nlb",
+        "--emulate",
+        "pac-a10",
+        "--mode",
+        "trput",
+        "--begin",
+        "4",
+        "--end",
+        "16",
+        "--multi-cl",
+        "4",
+        "--strided-access",
+        "2",
+    )
     document = json.loads(run(*args, "--json").stdout)
     assert [result["cachelines"] for result in document["results"]] == [4, 8, 12, 16]
     assert document["emulated"] is True
@@ -102,18 +119,41 @@ def test_sweep_with_wide_requests_as_json_and_csv() -> None:
 
 
 def test_continuous() -> None:
-    document = json.loads(run("nlb", "--emulate", "pac-a10", "--mode", "read", "--begin", "1024", "--continuous",
-                              "--seconds", "0.1", "--json").stdout)
+    document = json.loads(
+        run(
+            "nlb",
+            "--emulate",
+            "pac-a10",
+            "--mode",
+            "read",
+            "--begin",
+            "1024",
+            "--continuous",
+            "--seconds",
+            "0.1",
+            "--json",
+        ).stdout
+    )
     (result,) = document["results"]
     assert result["reads"] > 1024
     assert result["continuous"] is True
     assert result["ticks"] == result["clocks"] - result["start_overhead"]
 
 
-@pytest.mark.parametrize("args", [
-    ["nlb", "--begin", "0"], ["nlb", "--begin", "5", "--end", "4"], ["nlb", "--begin", "65536"],
-    ["nlb", "--multi-cl", "3"], ["nlb", "--mode", "sw"], ["nlb", "--multi-cl", "2", "--begin", "3"],
-    ["nlb", "--mode", "lpbk1", "--continuous"], ["nlb", "--input", "/etc/passwd"], ["fly"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["nlb", "--begin", "0"],
+        ["nlb", "--begin", "5", "--end", "4"],
+        ["nlb", "--begin", "65536"],
+        ["nlb", "--multi-cl", "3"],
+        ["nlb", "--mode", "sw"],
+        ["nlb", "--multi-cl", "2", "--begin", "3"],
+        ["nlb", "--mode", "lpbk1", "--continuous"],
+        ["nlb", "--input", "/etc/passwd"],
+        ["fly"],
+    ],
+)
 def test_wrong_usage(args: list[str]) -> None:
     assert run(*args, "--emulate", "pac-a10", code=2).stderr.startswith("fpgahal-bench: error: ")
     assert "error" in json.loads(run(*args, "--emulate", "pac-a10", "--json", code=2).stdout)
@@ -152,8 +192,14 @@ def test_plot(tmp_path: Path) -> None:
 
 def test_plot_without_matplotlib_says_how_to_get_it(tmp_path: Path) -> None:
     (tmp_path / "matplotlib.py").write_text("raise ImportError('hidden')")
-    done = run("--emulate", "u250", "--plot", tmp_path / "x.png", code=3,
-               env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"})
+    done = run(
+        "--emulate",
+        "u250",
+        "--plot",
+        tmp_path / "x.png",
+        code=3,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+    )
     assert "pip install fpgahal[plot]" in done.stderr
     assert done.stdout == ""
 
@@ -166,7 +212,7 @@ def noise(path: Path, size: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 4 * CHUNK, 9 * CHUNK + 5])
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 8 * PIECE, 19 * PIECE + 5])
 def test_the_copy_equals_the_input(tmp_path: Path, size: int) -> None:
     source, target = noise(tmp_path / "in", size), tmp_path / "out"
     done = run("nlb", "--emulate", "pac-a10", "--input", source, "--output", target)
@@ -194,9 +240,14 @@ def test_nlb0_is_loaded_when_something_else_runs(tmp_path: Path, board: str) -> 
 
 
 def test_input_and_output_may_be_pipes() -> None:
-    data = os.urandom(3 * CHUNK + 17)
-    done = subprocess.run([*BENCH, "nlb", "--emulate", "pac-a10", "--input", "-", "--output", "-"], input=data,
-                          capture_output=True, timeout=60, check=True)
+    data = os.urandom(3 * PIECE + 17)
+    done = subprocess.run(
+        [*BENCH, "nlb", "--emulate", "pac-a10", "--input", "-", "--output", "-"],
+        input=data,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
     assert done.stdout == data
     assert HEADER.encode() in done.stderr
 
@@ -220,7 +271,7 @@ def test_the_input_is_never_overwritten(tmp_path: Path, link: str) -> None:
 
 
 def test_a_flipped_word_is_found_and_the_old_copy_stays(tmp_path: Path) -> None:
-    source, target = noise(tmp_path / "in", 3 * CHUNK), tmp_path / "out"
+    source, target = noise(tmp_path / "in", 3 * PIECE), tmp_path / "out"
     target.write_text("old")
     with fpgahal.emu.rack("pac-a10") as rack:
         rack.fault(0, "flip", count=1)
@@ -234,7 +285,7 @@ def test_a_flipped_word_is_found_and_the_old_copy_stays(tmp_path: Path) -> None:
 
 
 def test_faults_of_the_run_are_reported(tmp_path: Path) -> None:
-    source, target = noise(tmp_path / "in", 3 * CHUNK), tmp_path / "out"
+    source, target = noise(tmp_path / "in", 3 * PIECE), tmp_path / "out"
     with fpgahal.emu.rack("pac-a10") as rack:
         rack.fault(0, "run-error", count=1)
         assert "unexpected response" in run("nlb", "--input", source, "--output", target, code=3).stderr
@@ -243,15 +294,47 @@ def test_faults_of_the_run_are_reported(tmp_path: Path) -> None:
     assert not target.exists()
 
 
+@pytest.mark.parametrize("size", [1000, 5 * PIECE])
+def test_a_run_that_never_ends(tmp_path: Path, size: int) -> None:
+    source, target = noise(tmp_path / "in", size), tmp_path / "out"
+    with fpgahal.emu.rack("pac-a10") as rack:
+        rack.fault(0, "hang", count=1)
+        start = time.monotonic()
+        args = ["nlb", "--input", str(source), "--output", str(target)]
+        error = json.loads(run(*args, "--timeout", "0.3", "--json", code=3).stdout)["error"]
+        assert error["type"] == "RunTimeoutError"
+        assert time.monotonic() - start < 5
+        rack.fault(0, "hang", count=1)
+        with subprocess.Popen([*BENCH, *args], stderr=subprocess.PIPE) as child:  # the timeout is 10 s
+            time.sleep(1.0)
+            start = time.monotonic()
+            child.send_signal(signal.SIGINT)
+            assert child.wait(30) == 130
+            assert time.monotonic() - start < 1
+            assert child.stderr is not None
+            assert child.stderr.read() == b"fpgahal-bench: interrupted\n"
+        run(*args)
+    assert target.read_bytes() == source.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "runtime"]
+
+
+def test_a_file_without_a_size_is_read_to_its_end(tmp_path: Path) -> None:
+    run("nlb", "--emulate", "pac-a10", "--input", "/proc/self/limits", "--output", tmp_path / "out")
+    assert (tmp_path / "out").read_bytes().startswith(b"Limit")
+
+
 def test_a_full_disk_is_reported(tmp_path: Path) -> None:
-    done = run("nlb", "--emulate", "pac-a10", "--input", noise(tmp_path / "in", 5 * CHUNK), "--output", "/dev/full",
-               code=3)
+    done = run(
+        "nlb", "--emulate", "pac-a10", "--input", noise(tmp_path / "in", 5 * PIECE), "--output", "/dev/full", code=3
+    )
     assert "No space left" in done.stderr
 
 
 def test_a_missing_input_or_folder_is_reported(tmp_path: Path) -> None:
-    assert "/no/such" in run("nlb", "--emulate", "pac-a10", "--input", "/no/such", "--output", tmp_path / "x",
-                             code=3).stderr
+    assert (
+        "/no/such"
+        in run("nlb", "--emulate", "pac-a10", "--input", "/no/such", "--output", tmp_path / "x", code=3).stderr
+    )
     source = noise(tmp_path / "in", 10)
     run("nlb", "--emulate", "pac-a10", "--input", source, "--output", tmp_path / "no/such", code=3)
     run("nlb", "--emulate", "pac-a10", "--input", tmp_path, "--output", tmp_path / "x", code=3)
@@ -260,11 +343,15 @@ def test_a_missing_input_or_folder_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_copy_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, code: int) -> None:
     target = tmp_path / "out"
-    with subprocess.Popen([*BENCH, "nlb", "--emulate", "pac-a10", "--input", "-", "--output", str(target)],
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        [*BENCH, "nlb", "--emulate", "pac-a10", "--input", "-", "--output", str(target)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
         assert child.stdin is not None
         assert child.stderr is not None
-        child.stdin.write(bytes(2 * CHUNK + 5))
+        child.stdin.write(bytes(2 * PIECE + 5))
         child.stdin.flush()
         for _ in range(300):
             if any(path.name.endswith(".part") and path.stat().st_size for path in tmp_path.iterdir()):
@@ -279,15 +366,32 @@ def test_an_interrupted_copy_leaves_nothing_behind(tmp_path: Path, number: signa
 
 
 def test_memory_is_constant(tmp_path: Path) -> None:
-    script = "import resource, sys\nfrom fpgahal.bench import main\ncode = main(sys.argv[1:])\n" \
-             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\nsys.exit(code)"
+    script = (
+        "import resource, sys\nfrom fpgahal.bench import main\ncode = main(sys.argv[1:])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\nsys.exit(code)"
+    )
     peaks = []
     for size in (1, 200 << 20):
         source = tmp_path / "in"
         with source.open("wb") as file:
             file.truncate(size)
-        done = subprocess.run([sys.executable, "-c", script, "nlb", "--emulate", "pac-a10", "--input", str(source),
-                               "--output", str(tmp_path / "out")], capture_output=True, text=True, check=True,
-                              timeout=120)
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                script,
+                "nlb",
+                "--emulate",
+                "pac-a10",
+                "--input",
+                str(source),
+                "--output",
+                str(tmp_path / "out"),
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        )
         peaks.append(int(done.stderr))
     assert peaks[1] - peaks[0] < 16 << 10  # KiB

@@ -26,8 +26,9 @@ OPAE, XRT = "0000:3b:00.0", "0000:5e:00.1"
 
 
 def run(*args: str | os.PathLike[str], code: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*FPGAHAL, *map(str, args)], capture_output=True, text=True, timeout=60, check=False,
-                          **options)
+    done = subprocess.run(
+        [*FPGAHAL, *map(str, args)], capture_output=True, text=True, timeout=60, check=False, **options
+    )
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
     return done
@@ -242,8 +243,9 @@ def test_a_timeout_of_programming(images: dict[str, Path]) -> None:
 @pytest.mark.parametrize(("board", "afu"), [("pac-a10", "nlb3"), ("u250", "vadd")])
 def test_ctrl_c_while_programming(images: dict[str, Path], board: str, afu: str) -> None:
     with fpgahal.emu.rack(board, program_ms=20_000):
-        child = subprocess.Popen([*FPGAHAL, "program", str(images[afu])], stdout=subprocess.PIPE,
-                                 stderr=subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            [*FPGAHAL, "program", str(images[afu])], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         time.sleep(1.5)
         assert child.poll() is None
         start = time.monotonic()
@@ -258,8 +260,9 @@ def test_progress_shows_on_a_terminal_only(images: dict[str, Path]) -> None:
     with fpgahal.emu.rack("pac-a10", program_ms=500):
         assert run("program", images["nlb3"]).stderr == ""
         ours, theirs = pty.openpty()
-        child = subprocess.Popen([*FPGAHAL, "program", str(images["nlb3"]), "--force"], stdout=subprocess.PIPE,
-                                 stderr=theirs, text=True)
+        child = subprocess.Popen(
+            [*FPGAHAL, "program", str(images["nlb3"]), "--force"], stdout=subprocess.PIPE, stderr=theirs, text=True
+        )
         os.close(theirs)
         seen = b""
         try:
@@ -276,10 +279,22 @@ def test_progress_shows_on_a_terminal_only(images: dict[str, Path]) -> None:
 # --- wrong usage ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("args", [
-    [], ["fly"], ["list", "--what"], ["program"], ["build-image"], ["verify", "no-such-file", "--emulate", "pac-a10"],
-    ["emulate", "pac-a10"], ["list", "--emulate", ""], ["list", "--", "x"], ["program", "x", "--timeout", "soon"],
-    ["emulate", "pac-a10", "--", "no-such-command"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["fly"],
+        ["list", "--what"],
+        ["program"],
+        ["build-image"],
+        ["verify", "no-such-file", "--emulate", "pac-a10"],
+        ["emulate", "pac-a10"],
+        ["list", "--emulate", ""],
+        ["list", "--", "x"],
+        ["program", "x", "--timeout", "soon"],
+        ["emulate", "pac-a10", "--", "no-such-command"],
+    ],
+)
 def test_wrong_usage(args: list[str]) -> None:
     done = run(*args, code=2)
     assert done.stderr.startswith("fpgahal: error: ")
@@ -289,11 +304,17 @@ def test_wrong_usage(args: list[str]) -> None:
     assert set(error) == {"type", "message", "hint"}
 
 
-@pytest.mark.parametrize(("args", "kind"), [
-    (["list", "--emulate", "pac-b10"], "SpecError"), (["list", "--emulate", "pac-a10:0"], "SpecError"),
-    (["inspect", "/no/such/file"], "FileNotFoundError"), (["inspect", "/"], "BitstreamError"),
-    (["inspect", "/dev/null"], "BitstreamError"),
-    (["build-image", "--afu", "nlb0", "--board", "pac-a10", "-o", "/no/such/folder/x"], "FileNotFoundError")])
+@pytest.mark.parametrize(
+    ("args", "kind"),
+    [
+        (["list", "--emulate", "pac-b10"], "SpecError"),
+        (["list", "--emulate", "pac-a10:0"], "SpecError"),
+        (["inspect", "/no/such/file"], "FileNotFoundError"),
+        (["inspect", "/"], "BitstreamError"),
+        (["inspect", "/dev/null"], "BitstreamError"),
+        (["build-image", "--afu", "nlb0", "--board", "pac-a10", "-o", "/no/such/folder/x"], "FileNotFoundError"),
+    ],
+)
 def test_errors(args: list[str], kind: str) -> None:
     assert run_json(*args, code=3)["error"]["type"] == kind
     done = run(*args, code=3)
@@ -302,8 +323,14 @@ def test_errors(args: list[str], kind: str) -> None:
 
 
 def test_a_traceback_on_request() -> None:
-    done = subprocess.run([*FPGAHAL, "inspect", "/no/such/file"], capture_output=True, text=True, timeout=60,
-                          check=False, env={**os.environ, "FPGAHAL_TRACEBACK": "1"})
+    done = subprocess.run(
+        [*FPGAHAL, "inspect", "/no/such/file"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "FPGAHAL_TRACEBACK": "1"},
+    )
     assert done.returncode == 3
     assert "Traceback" in done.stderr
 
@@ -313,8 +340,9 @@ def test_version() -> None:
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
-    child = subprocess.Popen([*FPGAHAL, "list", "--emulate", "pac-a10:30"], stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [*FPGAHAL, "list", "--emulate", "pac-a10:30"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert child.stdout is not None
     assert child.stderr is not None
     child.stdout.close()
@@ -377,12 +405,18 @@ def test_emulate_keeps_the_rack(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_emulate_forwards_signals(tmp_path: Path, number: signal.Signals) -> None:
-    script = "import signal, sys, time\n" \
-             "signal.signal(signal.SIGINT, lambda *_: sys.exit(40))\n" \
-             "signal.signal(signal.SIGTERM, lambda *_: sys.exit(41))\n" \
-             "print('ready', flush=True)\ntime.sleep(60)"
-    child = subprocess.Popen([*FPGAHAL, "emulate", "pac-a10", "--", sys.executable, "-c", script],
-                             stdout=subprocess.PIPE, text=True, start_new_session=True)
+    script = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, lambda *_: sys.exit(40))\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(41))\n"
+        "print('ready', flush=True)\ntime.sleep(60)"
+    )
+    child = subprocess.Popen(
+        [*FPGAHAL, "emulate", "pac-a10", "--", sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
     child.send_signal(number)

@@ -14,11 +14,24 @@ PACKAGE = ROOT / "src" / "fpgahal"
 
 # Lower may not import higher.  Names are top-level modules of fpgahal; what is not named here is layer 0.
 LAYERS = {
-    "_session": 1, "_wait": 1,
-    "_register_kernel": 2, "_opae": 2, "_xrt_library": 2, "_xrt": 2,
-    "_csr": 3, "_buffer": 3, "_signature": 3, "_kernel": 3, "_device": 3, "_find": 3,
-    "__init__": 4, "kernels": 5,
-    "cli": 6, "bench": 6, "__main__": 6, "_probe": 6,
+    "_session": 1,
+    "_wait": 1,
+    "_register_kernel": 2,
+    "_opae": 2,
+    "_xrt": 2,
+    "_xrt_library": 2,
+    "_csr": 3,
+    "_buffer": 3,
+    "_signature": 3,
+    "_kernel": 3,
+    "_device": 3,
+    "_find": 3,
+    "__init__": 4,
+    "kernels": 5,
+    "cli": 6,
+    "bench": 6,
+    "__main__": 6,
+    "_probe": 6,
 }
 # Consumers use the public names only, as any user could.
 PUBLIC_ONLY = ("kernels", "cli", "bench")
@@ -36,8 +49,12 @@ def imports(path: Path) -> set[str]:
     if path.suffix == ".py":
         found = set()
         tree = ast.parse(text)
-        typing_only = {child for node in ast.walk(tree) if isinstance(node, ast.If)
-                       and ast.unparse(node.test) == "TYPE_CHECKING" for child in ast.walk(node)}
+        typing_only = {
+            child
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for child in ast.walk(node)
+        }
         for node in set(ast.walk(tree)) - typing_only:
             if isinstance(node, ast.ImportFrom) and node.module:
                 found.add(node.module)
@@ -60,8 +77,9 @@ def test_imports_go_down(path: Path) -> None:
         assert LAYERS.get(other, 0) <= LAYERS.get(own, 0), f"{own} imports {other}, which is above it"
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if module(path) in PUBLIC_ONLY],
-                         ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", [path for path in SOURCES if module(path) in PUBLIC_ONLY], ids=lambda path: str(path.relative_to(PACKAGE))
+)
 def test_consumers_use_public_names(path: Path) -> None:
     private = {name for name in imports(path) if name.startswith("_")}
     assert not private, f"{path.name} imports {', '.join(sorted(private))}: use what `import fpgahal` offers"
@@ -76,19 +94,31 @@ def test_few_files_know_a_vendor_library() -> None:
 def tracked() -> list[Path]:
     folders = ("src", "native", "tests", "benchmarks", "scripts", ".ci")
     kinds = (".py", ".pyx", ".pxd", ".pyi", ".c", ".h", ".cpp", ".toml", "")
-    return [path for folder in folders for path in (ROOT / folder).rglob("*")
-            if path.is_file() and path.suffix in kinds and not any(part == "__pycache__" or part.endswith("_cache") for part in path.parts)
-            and path.name != "py.typed" and path.stat().st_size]
+    return [
+        path
+        for folder in folders
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file()
+        and path.suffix in kinds
+        and not any(part == "__pycache__" or part.endswith("_cache") for part in path.parts)
+        and path.name != "py.typed"
+        and path.stat().st_size
+    ]
 
 
 def test_every_file_names_its_licence() -> None:
-    missing = [str(path.relative_to(ROOT)) for path in tracked()
-               if "SPDX-License-Identifier: Apache-2.0" not in path.read_text()[:300]]
+    missing = [
+        str(path.relative_to(ROOT))
+        for path in tracked()
+        if "SPDX-License-Identifier: Apache-2.0" not in path.read_text()[:300]
+    ]
     assert not missing
 
 
 def test_files_can_be_read_in_one_sitting() -> None:
-    long = {str(path.relative_to(ROOT)): lines for path in tracked()
-            if path.suffix != ".toml" and "tests" not in path.parts
-            and (lines := len(path.read_text().splitlines())) > 520}
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in tracked()
+        if path.suffix != ".toml" and "tests" not in path.parts and (lines := len(path.read_text().splitlines())) > 520
+    }
     assert not long

@@ -25,8 +25,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def run(command: list[str], tmp_path: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, cwd=cwd, env=environment(tmp_path), text=True, capture_output=True, timeout=280,
-                          check=False)
+    done = subprocess.run(
+        command, cwd=cwd, env=environment(tmp_path), text=True, capture_output=True, timeout=280, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -58,8 +59,9 @@ def test_demo(tmp_path: Path) -> None:
     """The first command, on a copy of the tree, into a new virtual environment."""
     if not shutil.which("git") or not (ROOT / ".git").exists():
         pytest.skip("needs a git checkout to know which files are the project's")
-    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True,
-                           text=True, check=True).stdout.split("\0")
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
     for name in filter(None, files):
         if (ROOT / name).is_file():
             (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)

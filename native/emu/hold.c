@@ -127,6 +127,7 @@ void emu_hold_release(int fd)
     if (fd < 0 || !forget(fd))
         return;
     lock_byte(fd, F_UNLCK, HOLD, false); /* a copy that some fork left open must not keep it */
+    lock_byte(fd, F_UNLCK, GATE, false);
     close(fd);
 }
 
@@ -135,7 +136,8 @@ bool emu_hold_only(int fd)
     if (lock_byte(fd, F_WRLCK, GATE, true) != 0)
         return false;
     bool only = lock_byte(fd, F_WRLCK, HOLD, false) == 0;
-    lock_byte(fd, F_UNLCK, GATE, false);
+    if (!only) /* else the gate stays shut until the release: who opens now waits, and is not told "busy" */
+        lock_byte(fd, F_UNLCK, GATE, false);
     return only;
 }
 

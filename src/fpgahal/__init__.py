@@ -10,14 +10,21 @@ True
 
 from typing import TYPE_CHECKING, Any
 
+try:
+    import fpgahal._session  # noqa: F401 - any compiled module would do
+except ImportError as error:
+    raise ImportError(
+        f"fpgahal is not compiled for this Python ({error}).  In a source tree run `pip install .` (it needs a C "
+        "compiler; scripts/install-debian installs one), and import it from elsewhere than src/."
+    ) from error
 from fpgahal._bitstream import Bitstream
 from fpgahal._buffer import Buffer
 from fpgahal._contract import RegisterContract, Word, Write
 from fpgahal._csr import Csr, KernelCsr
 from fpgahal._device import Device
 from fpgahal._errors import (
-    AFUMismatchError,
     AccessError,
+    AFUMismatchError,
     AmbiguousDeviceError,
     ArgumentError,
     ArgumentRangeError,

@@ -118,15 +118,17 @@ class Bitstream:
         data = data if isinstance(data, bytes) else bytes(data)
         if _detect(data[:_HEAD], len(data), name) == "gbs":
             from fpgahal._gbs import parse_gbs
+
             return parse_gbs(data, name)
         from fpgahal._xclbin import parse_xclbin
+
         return parse_xclbin(data, name)
 
     @property
     def payload(self) -> memoryview:
         """What goes into the fabric: the RBF, or the BITSTREAM section (empty if there is none)."""
         offset, size = self.payload_span
-        return memoryview(self.data)[offset:offset + size]
+        return memoryview(self.data)[offset : offset + size]
 
     @property
     def size(self) -> int:
@@ -155,23 +157,31 @@ class Bitstream:
         """
         slot = f"slot {info.address}"
         if (self.kind == "xclbin") != (info.driver == "xrt"):
-            raise self._incompatible(f"is {self._article()}, {slot} is driven by {info.driver or 'no known driver'}",
-                                     "OPAE boards take .gbs files, XRT boards take .xclbin files.")
+            raise self._incompatible(
+                f"is {self._article()}, {slot} is driven by {info.driver or 'no known driver'}",
+                "OPAE boards take .gbs files, XRT boards take .xclbin files.",
+            )
         if self.metadata.get("mode") in _EMULATION_MODES:
-            raise self._incompatible(f"was built for {self.metadata['mode']} (simulation), {slot} is a board",
-                                     "Build it with `v++ --target hw`.")
+            raise self._incompatible(
+                f"was built for {self.metadata['mode']} (simulation), {slot} is a board",
+                "Build it with `v++ --target hw`.",
+            )
         shells = f"The image names platform {self.platform or '(none)'}, the slot has {info.platform or '(none)'}."
         stamped = bool(self.timestamp and info.timestamp)
         if stamped and self.timestamp != info.timestamp:
-            raise self._incompatible(f"was built for the shell with time stamp {self.timestamp:#x}, "
-                                     f"{slot} has {info.timestamp:#x}", shells)
+            raise self._incompatible(
+                f"was built for the shell with time stamp {self.timestamp:#x}, {slot} has {info.timestamp:#x}", shells
+            )
         # A one-stage XRT shell has no interface id, and its images have none: the time stamp must do.
         if self.interface_id == info.interface_id or (self.interface_id is None and stamped):
             return
         known = self.metadata.get("interfaces", ()) if self.kind == "xclbin" else ()
         if info.interface_id not in known:
-            raise self._incompatible(f"was built for interface {self.interface_id or '(none named)'}, "
-                                     f"{slot} has {info.interface_id or 'none that can be read'}", shells)
+            raise self._incompatible(
+                f"was built for interface {self.interface_id or '(none named)'}, "
+                f"{slot} has {info.interface_id or 'none that can be read'}",
+                shells,
+            )
 
     def _article(self) -> str:
         return "an xclbin (XRT)" if self.kind == "xclbin" else "a GBS (OPAE)"
@@ -190,17 +200,22 @@ def _detect(head: bytes, size: int, name: str) -> str:
     if head == GBS_MAGIC:
         return "gbs"
     if head.startswith(GBS_LEGACY_MAGIC):
-        raise BitstreamError(f"{name}: has the legacy GBS header 0x1d1f8680, which has no metadata.",
-                             hint="Add metadata with Intel's packager: `packager create-gbs --rbf=... --afu-json=...`.")
+        raise BitstreamError(
+            f"{name}: has the legacy GBS header 0x1d1f8680, which has no metadata.",
+            hint="Add metadata with Intel's packager: `packager create-gbs --rbf=... --afu-json=...`.",
+        )
     if head.startswith((b"xclbin0", b"xclbin1")):
-        raise BitstreamError(f"{name}: has the obsolete magic {head[:7].decode()!r}; expected 'xclbin2'.",
-                             hint="Link it again with a current v++.")
+        raise BitstreamError(
+            f"{name}: has the obsolete magic {head[:7].decode()!r}; expected 'xclbin2'.",
+            hint="Link it again with a current v++.",
+        )
     if not size:
         raise BitstreamError(f"{name}: is empty.")
     if size < _HEAD and (GBS_MAGIC.startswith(head) or b"xclbin2\0".startswith(head)):
         raise BitstreamError(f"{name}: ends inside the magic, after {size} bytes.", hint="Copy the file again.")
-    raise BitstreamError(f"{name}: is no GBS and no xclbin: it starts with {head!r}, expected {GBS_MAGIC!r} "
-                         "or b'xclbin2\\x00'.")
+    raise BitstreamError(
+        f"{name}: is no GBS and no xclbin: it starts with {head!r}, expected {GBS_MAGIC!r} or b'xclbin2\\x00'."
+    )
 
 
 def _read(name: str) -> bytes:

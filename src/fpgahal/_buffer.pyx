@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# cython: language_level=3, freethreading_compatible=True
+# cython: language_level=3
 """Buffer: memory that host and device both reach."""
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
@@ -148,15 +148,23 @@ cdef class Buffer:
         """
         cdef size_t start = 0, count = 0
         self.range(offset, size, &start, &count)
-        with nogil:
-            self.session.memory_sync(&self.memory, True, start, count)
+        self.runs += 1  # the memory must not go away under it
+        try:
+            with nogil:
+                self.session.memory_sync(&self.memory, True, start, count)
+        finally:
+            self.runs -= 1
 
     def sync_from_device(self, offset=0, size=None):
         """Make what the device wrote visible to the host.  Parameters and errors as `sync_to_device`."""
         cdef size_t start = 0, count = 0
         self.range(offset, size, &start, &count)
-        with nogil:
-            self.session.memory_sync(&self.memory, False, start, count)
+        self.runs += 1  # the memory must not go away under it
+        try:
+            with nogil:
+                self.session.memory_sync(&self.memory, False, start, count)
+        finally:
+            self.runs -= 1
 
     def poll32(self, offset, uint32_t mask, uint32_t value, timeout=None):
         """Wait until the 32-bit word at `offset` of the host's memory satisfies ``word & mask == value``.
@@ -231,7 +239,7 @@ cdef class Buffer:
                 f"buffer {'are' if self.views > 1 else 'is'} alive.",
                 hint="Delete it before close(), or keep a copy: np.array(buffer).")
         if self.runs:
-            raise BufferInUseError(f"A run in flight uses this {human(self.length)} buffer.",
+            raise BufferInUseError(f"A run or call in flight uses this {human(self.length)} buffer.",
                                    hint="Wait for the run first, or stop it with dev.reset().")
         self.closed = True
         if self.free():

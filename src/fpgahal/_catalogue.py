@@ -21,9 +21,27 @@ _NAMESPACE = uuid.UUID("5b3c1f0e-7a44-5d0b-9c55-6670676168a1")  # of the ids of 
 _REGISTER_BYTES = 0x1000
 _KERNEL = re.compile(r"([A-Za-z0-9_]+)(?:\*([1-9][0-9]{0,2}))?")
 _SCALARS = {
-    "bool": 1, "char": 1, "uchar": 1, "int8_t": 1, "uint8_t": 1, "short": 2, "ushort": 2, "int16_t": 2, "uint16_t": 2,
-    "half": 2, "int": 4, "uint": 4, "int32_t": 4, "uint32_t": 4, "float": 4, "long": 8, "ulong": 8, "int64_t": 8,
-    "uint64_t": 8, "size_t": 8, "double": 8,
+    "bool": 1,
+    "char": 1,
+    "uchar": 1,
+    "int8_t": 1,
+    "uint8_t": 1,
+    "short": 2,
+    "ushort": 2,
+    "int16_t": 2,
+    "uint16_t": 2,
+    "half": 2,
+    "int": 4,
+    "uint": 4,
+    "int32_t": 4,
+    "uint32_t": 4,
+    "float": 4,
+    "long": 8,
+    "ulong": 8,
+    "int64_t": 8,
+    "uint64_t": 8,
+    "size_t": 8,
+    "double": 8,
 }
 
 
@@ -117,30 +135,51 @@ def build_image(afu: str, board: Board) -> bytes:
     known = accelerators()
     if afu not in known:
         fitting = ", ".join(sorted(name for name, entry in known.items() if entry.family == board.family))
-        raise ArgumentRangeError(f"There is no accelerator {afu!r}; for this board there are: {fitting}.",
-                                 hint=f"Name files with more of them in {ENVIRONMENT}.")
+        raise ArgumentRangeError(
+            f"There is no accelerator {afu!r}; for this board there are: {fitting}.",
+            hint=f"Name files with more of them in {ENVIRONMENT}.",
+        )
     entry = known[afu]
     if entry.family != board.family:
-        raise IncompatibleBitstreamError(f"Accelerator {afu} is for {entry.family.upper()} boards, "
-                                         f"{board.vbnv or 'this board'} is an {board.family.upper()} board.")
+        raise IncompatibleBitstreamError(
+            f"Accelerator {afu} is for {entry.family.upper()} boards, "
+            f"{board.vbnv or 'this board'} is an {board.family.upper()} board."
+        )
     if entry.afu_id is not None:
         if board.interface_id is None:
             raise IncompatibleBitstreamError(f"{board.vbnv or 'This board'} has no interface id; a GBS needs one.")
         from fpgahal._gbs import build_gbs
 
-        return build_gbs(entry.afu_id, board.interface_id, build_emulated(board.interface_id, entry.afu_id),
-                         name=afu, platform=board.vbnv or None)
+        return build_gbs(
+            entry.afu_id,
+            board.interface_id,
+            build_emulated(board.interface_id, entry.afu_id),
+            name=afu,
+            platform=board.vbnv or None,
+        )
     from fpgahal._xclbin_build import build_xclbin
 
     banks, connected = _connect(board)
-    kernels = [replace(kernel, args=tuple(replace(arg, banks=connected) if arg.kind is ArgKind.BUFFER else arg
-                                          for arg in kernel.args)) for kernel in entry.kernels]
+    kernels = [
+        replace(
+            kernel,
+            args=tuple(replace(arg, banks=connected) if arg.kind is ArgKind.BUFFER else arg for arg in kernel.args),
+        )
+        for kernel in entry.kernels
+    ]
     # Whatever changes the image changes its id: XRT takes equal ids for equal images.
     description = repr((kernels, banks, board.interface_id, board.vbnv, board.timestamp))
     ident = uuid.uuid5(_NAMESPACE, f"{afu}\n{description}")
-    return build_xclbin(kernels, platform=board.vbnv, banks=banks, interface_id=board.interface_id,
-                        timestamp=board.timestamp, uuid=ident, payload=build_emulated(board.interface_id, ident),
-                        key_values={"accelerator": afu, "built_by": "fpgahal"})
+    return build_xclbin(
+        kernels,
+        platform=board.vbnv,
+        banks=banks,
+        interface_id=board.interface_id,
+        timestamp=board.timestamp,
+        uuid=ident,
+        payload=build_emulated(board.interface_id, ident),
+        key_values={"accelerator": afu, "built_by": "fpgahal"},
+    )
 
 
 def _connect(board: Board) -> tuple[list[BankInfo], tuple[int, ...]]:
@@ -189,8 +228,9 @@ def _kernel(path: str, name: str, entry: dict[str, Any]) -> KernelInfo:
     except FpgaError as error:
         raise ArgumentRangeError(f"{path}: [kernels.{name}]: {error.message}") from None
     except (KeyError, TypeError) as error:
-        raise ArgumentRangeError(f"{path}: [kernels.{name}] should have arguments = [{{ name, type, offset, size }}, "
-                                 f"...]: {error}.") from None
+        raise ArgumentRangeError(
+            f"{path}: [kernels.{name}] should have arguments = [{{ name, type, offset, size }}, ...]: {error}."
+        ) from None
     return KernelInfo(name, args, register_bytes=_REGISTER_BYTES)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# cython: language_level=3, freethreading_compatible=True, binding=False, embedsignature=True
+# cython: language_level=3, binding=False, embedsignature=True
 """Registers: single accesses that keep the GIL (a PCIe read costs about 1 µs), and polling in C that drops it."""
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.long cimport PyLong_CheckExact

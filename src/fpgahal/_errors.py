@@ -148,8 +148,11 @@ OPAE_RESULTS: dict[int, tuple[str, type[FpgaError], str]] = {
     2: ("FPGA_BUSY", DeviceBusyError, "`fpgahal show {bdf}` lists who holds it; or pass shared=True in every process."),
     3: ("FPGA_EXCEPTION", DriverError, "The driver's log (dmesg) may say more."),
     4: ("FPGA_NOT_FOUND", DeviceLostError, "`fpgahal list` shows the devices that answer now."),
-    5: ("FPGA_NO_MEMORY", DeviceMemoryError,
-        "Above 4 KiB OPAE wants huge pages (2 MiB, above that 1 GiB): see `fpgahal doctor`."),
+    5: (
+        "FPGA_NO_MEMORY",
+        DeviceMemoryError,
+        "Above 4 KiB OPAE wants huge pages (2 MiB, above that 1 GiB): see `fpgahal doctor`.",
+    ),
     6: ("FPGA_NOT_SUPPORTED", UnsupportedError, ""),
     7: ("FPGA_NO_DRIVER", DeviceLostError, "Is the dfl-pci or intel-fpga-pci module loaded?  See `fpgahal doctor`."),
     8: ("FPGA_NO_DAEMON", DriverError, "Start fpgad, or use a driver with interrupt support."),

@@ -41,8 +41,9 @@ def build_fdt(properties: dict[str, bytes]) -> bytes:
     structure += _U32.pack(_END) * (len(opened) + 1) + _U32.pack(_FINISH)
     at = _HEADER.size + _RESERVE_MAP
     total = at + len(structure) + len(strings)
-    header = _HEADER.pack(_MAGIC, total, at, at + len(structure), _HEADER.size, _VERSION, 0, 0,
-                          len(strings), len(structure))
+    header = _HEADER.pack(
+        _MAGIC, total, at, at + len(structure), _HEADER.size, _VERSION, 0, 0, len(strings), len(structure)
+    )
     return header + bytes(_RESERVE_MAP) + bytes(structure) + bytes(strings)
 
 
@@ -57,7 +58,8 @@ def parse_fdt(part: Reader) -> dict[str, bytes]:
     if len(part) > MAX_BYTES:
         raise part.error(f"the device tree has {len(part)} bytes; more than {MAX_BYTES} make no sense")
     magic, total, structure_at, strings_at, _, _, _, _, strings_size, structure_size = part.unpack(
-        _HEADER, 0, "the header of the device tree")
+        _HEADER, 0, "the header of the device tree"
+    )
     if magic != _MAGIC:
         raise part.error(f"the device tree has magic {magic:#010x}, expected {_MAGIC:#010x}")
     if not _HEADER.size <= total <= len(part):
@@ -66,7 +68,7 @@ def parse_fdt(part: Reader) -> dict[str, bytes]:
         if at + size > total:
             raise part.error(f"the device tree's {what} ends at {at + size}, beyond its {total} bytes")
     structure = part.sub(structure_at, structure_size, part.part)
-    return _walk(structure, bytes(part.view[strings_at:strings_at + strings_size]))
+    return _walk(structure, bytes(part.view[strings_at : strings_at + strings_size]))
 
 
 def _walk(part: Reader, strings: bytes) -> dict[str, bytes]:
@@ -77,7 +79,7 @@ def _walk(part: Reader, strings: bytes) -> dict[str, bytes]:
         (token,) = part.unpack(_U32, at, "a token of the device tree")
         at += 4
         if token == _BEGIN:
-            raw = bytes(part.view[at:at + _MAX_NAME])
+            raw = bytes(part.view[at : at + _MAX_NAME])
             name = part.text(raw, "a node's name in the device tree")
             path.append(name)
             if len(path) > _MAX_DEPTH:
@@ -88,8 +90,8 @@ def _walk(part: Reader, strings: bytes) -> dict[str, bytes]:
             at += _PROPERTY.size
             if at + size > len(part):
                 raise part.error(f"a property of the device tree at {at} has {size} bytes, beyond the end")
-            name = part.text(strings[name_at:name_at + _MAX_NAME], "a property's name in the device tree")
-            found["/".join((*path[1:], name))] = bytes(part.view[at:at + size])
+            name = part.text(strings[name_at : name_at + _MAX_NAME], "a property's name in the device tree")
+            found["/".join((*path[1:], name))] = bytes(part.view[at : at + size])
             at += _aligned(size)
         elif token == _END and path:
             path.pop()

@@ -32,7 +32,7 @@ def devices(root: str = "/") -> list[DeviceInfo]:
     return _sysfs.scan(root)
 
 
-def open(  # noqa: A001 - fpgahal.open, as in os.open
+def open(
     selector: DeviceInfo | str | None = None,
     *,
     bdf: str | None = None,

@@ -46,8 +46,10 @@ def parse_gbs(data: bytes, name: str) -> Bitstream:
         raise file.error(f"the JSON length at offset 16 is {length}, expected 1..{_MAX_JSON}")
     payload_at = _JSON_AT + length
     if payload_at > len(data):
-        raise file.error(f"the JSON text should end at byte {payload_at}, but the file ends at {len(data)}",
-                         hint="The file was cut: copy it again.")
+        raise file.error(
+            f"the JSON text should end at byte {payload_at}, but the file ends at {len(data)}",
+            hint="The file was cut: copy it again.",
+        )
     if payload_at == len(data):
         raise file.error("the RBF is empty: the file ends right after the JSON text")
 
@@ -67,8 +69,16 @@ def parse_gbs(data: bytes, name: str) -> Bitstream:
     afu_id = _clusters(image)
     check_emulated(file.sub(payload_at, len(data) - payload_at, "RBF"), afu_id, interface_id)
     return Bitstream(
-        kind="gbs", data=data, name=name, afu_id=afu_id, interface_id=interface_id, platform=platform,
-        clocks=_clocks(image), metadata=metadata.values, payload_span=(payload_at, len(data) - payload_at))
+        kind="gbs",
+        data=data,
+        name=name,
+        afu_id=afu_id,
+        interface_id=interface_id,
+        platform=platform,
+        clocks=_clocks(image),
+        metadata=metadata.values,
+        payload_span=(payload_at, len(data) - payload_at),
+    )
 
 
 class _Fields:
@@ -110,8 +120,9 @@ class _Fields:
     def uuid(self, key: str) -> uuid.UUID:
         value = self._get(key, "a UUID as text", str)
         if not _UUID.fullmatch(value):
-            raise self.part.error(f"{self.where}{key} is {shown(value)}, expected a UUID such as "
-                                  "d8424dc4-a4a3-c413-f89e-433683f9040b")
+            raise self.part.error(
+                f"{self.where}{key} is {shown(value)}, expected a UUID such as d8424dc4-a4a3-c413-f89e-433683f9040b"
+            )
         found = uuid.UUID(value)
         if found == NULL_UUID:
             raise self.part.error(f"{self.where}{key} is the null UUID, which names nothing")
@@ -153,7 +164,7 @@ def _clocks(image: _Fields) -> tuple[tuple[str, float], ...]:
         if not isinstance(value, str):
             clocks.append((key.rpartition("-")[2], image.number(key, _MAX_MHZ)))
         elif not _AUTO.fullmatch(value):
-            raise image.part.error(f"afu-image.{key} is {shown(value)}, expected MHz, \"auto\" or \"auto-NNN\"")
+            raise image.part.error(f'afu-image.{key} is {shown(value)}, expected MHz, "auto" or "auto-NNN"')
     return tuple(clocks)
 
 

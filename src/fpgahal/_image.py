@@ -27,7 +27,7 @@ def build_emulated(interface_id: uuid.UUID | None, afu_id: uuid.UUID) -> bytes:
 
 def is_emulated(payload: memoryview) -> bool:
     """Whether a payload is an image for emulated boards, whole or not."""
-    return payload[:len(_MAGIC)] == _MAGIC
+    return payload[: len(_MAGIC)] == _MAGIC
 
 
 def check_emulated(part: Reader, afu_id: uuid.UUID, interface_id: uuid.UUID | None) -> None:
@@ -35,10 +35,12 @@ def check_emulated(part: Reader, afu_id: uuid.UUID, interface_id: uuid.UUID | No
     if not is_emulated(part.view):
         return
     _, interface, afu, crc = part.unpack(_LAYOUT, 0, "the emulated image")
-    wanted = zlib.crc32(part.view[:_LAYOUT.size - 4])
+    wanted = zlib.crc32(part.view[: _LAYOUT.size - 4])
     if crc != wanted:
-        raise part.error(f"the emulated image is damaged: CRC {crc:#010x}, expected {wanted:#010x}",
-                         hint="Build it again with `fpgahal build-image`.")
+        raise part.error(
+            f"the emulated image is damaged: CRC {crc:#010x}, expected {wanted:#010x}",
+            hint="Build it again with `fpgahal build-image`.",
+        )
     _same(part, "AFU id", afu, afu_id)
     if interface_id is not None:
         _same(part, "interface id", interface, interface_id)
@@ -47,5 +49,6 @@ def check_emulated(part: Reader, afu_id: uuid.UUID, interface_id: uuid.UUID | No
 def _same(part: Reader, what: str, raw: bytes, expected: uuid.UUID) -> None:
     if raw != expected.bytes:
         error: BitstreamError = part.error(
-            f"the emulated image holds {what} {uuid.UUID(bytes=raw)}, but the file around it says {expected}")
+            f"the emulated image holds {what} {uuid.UUID(bytes=raw)}, but the file around it says {expected}"
+        )
         raise error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# cython: language_level=3, freethreading_compatible=True, binding=False, embedsignature=True
+# cython: language_level=3, binding=False, embedsignature=True
 """Kernel and Run: call an accelerator, watch one invocation of it."""
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
@@ -421,6 +421,7 @@ cdef class Run:
 
     cdef int wait_longer(self, double limit) except -1:
         cdef double start = seconds_now(), left = SLICE
+        cdef void *handle
         cdef int state
         self.kernel.in_flight += 1  # two threads may wait for one run: the handle must outlast both
         try:
@@ -429,8 +430,9 @@ cdef class Run:
                     left = min(SLICE, start + limit - seconds_now())
                     if left <= 0:
                         return RUN_RUNNING
+                handle = self.handle  # another thread may take it away as soon as the GIL is free
                 with nogil:
-                    state = self.kernel.session.run_wait(self.handle, left)
+                    state = self.kernel.session.run_wait(handle, left)
                 if state != RUN_RUNNING:
                     break
                 PyErr_CheckSignals()

@@ -145,8 +145,10 @@ def wants_real_xrt() -> bool:
     """
     mode = os.environ.get(XRT_MODE, "")
     if mode not in ("", "real"):
-        raise LibraryError(f"{XRT_MODE}={mode!r} is not a way to use emulated boards.",
-                           hint=f"Set it to 'real' for the real libxrt_coreutil, or unset {XRT_MODE}.")
+        raise LibraryError(
+            f"{XRT_MODE}={mode!r} is not a way to use emulated boards.",
+            hint=f"Set it to 'real' for the real libxrt_coreutil, or unset {XRT_MODE}.",
+        )
     return mode == "real"
 
 
@@ -167,7 +169,7 @@ def xrt_driver() -> str:
     raise LibraryNotFoundError(
         f"{file} not found (looked at: {named or ', '.join(folders)}).",
         hint="Build it from the sources: apt install libxrt-dev libboost-dev, then pip install "
-             f"-C cmake.define.FPGAHAL_XRT_DRIVER=ON .; or name the file in {XRT_DRIVER}.",
+        f"-C cmake.define.FPGAHAL_XRT_DRIVER=ON .; or name the file in {XRT_DRIVER}.",
     )
 
 
@@ -180,6 +182,13 @@ def _own_folders() -> Iterator[str]:
 
 
 __all__ = [
-    "EMULATOR_FOLDER", "XRT_DRIVER", "XRT_MODE", "Library", "emulator", "load", "mapped_path", "wants_real_xrt",
+    "EMULATOR_FOLDER",
+    "XRT_DRIVER",
+    "XRT_MODE",
+    "Library",
+    "emulator",
+    "load",
+    "mapped_path",
+    "wants_real_xrt",
     "xrt_driver",
 ]

@@ -15,7 +15,6 @@ import weakref
 from fpgahal._errors import DeviceBusyError
 from fpgahal._types import DeviceInfo
 
-
 _held: weakref.WeakSet[_FileLock] = weakref.WeakSet()
 
 

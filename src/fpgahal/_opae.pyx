@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# cython: language_level=3, freethreading_compatible=True
+# cython: language_level=3
 """The OPAE driver: libopae-c, soname .so.2 or .so.1, through a table of function pointers.
 
 This file and ``native/include/opae_abi.h`` are all that knows libopae-c.  Facts: OPAE C API 1.0.0 to 2.14.
@@ -396,9 +396,13 @@ cdef class OpaeSession(Session):
     def reset(self):
         cdef fpga_result result
         self.ready()
-        with nogil:
-            result = self.opae.abi.fpgaReset(self.port)
-        self.epoch += 1
+        self.resetting += 1
+        try:
+            with nogil:
+                result = self.opae.abi.fpgaReset(self.port)
+            self.epoch += 1
+        finally:
+            self.resetting -= 1
         if result:
             raise self.opae.error(result, "fpgaReset", self.info)
 

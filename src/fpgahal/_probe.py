@@ -22,8 +22,11 @@ def probe(what: str) -> dict[str, str]:
     except FpgaError as error:
         return {"error": error.message, "hint": error.hint, "type": type(error).__name__}
     except (ImportError, OSError) as error:
-        return {"error": str(error), "hint": "Reinstall fpgahal: its native part is missing or damaged.",
-                "type": type(error).__name__}
+        return {
+            "error": str(error),
+            "hint": "Reinstall fpgahal: its native part is missing or damaged.",
+            "type": type(error).__name__,
+        }
     return {"path": library.path, "via": library.found_via, "version": version}
 
 

@@ -47,13 +47,15 @@ class Reader:
 
     def sub(self, offset: int, size: int, part: str) -> Reader:
         """Give a reader of a smaller part; the caller has checked the bounds."""
-        return Reader(self.view[offset:offset + size], self.name, part)
+        return Reader(self.view[offset : offset + size], self.name, part)
 
     def unpack(self, layout: struct.Struct, offset: int, field: str) -> tuple[Any, ...]:
         """Read `layout` at `offset`; `field` names it if the data ends before."""
         if offset < 0 or offset + layout.size > len(self.view):
-            raise self.error(f"{field} is missing: it takes {layout.size} bytes at offset {offset}, "
-                             f"but there are only {len(self.view)}")
+            raise self.error(
+                f"{field} is missing: it takes {layout.size} bytes at offset {offset}, "
+                f"but there are only {len(self.view)}"
+            )
         return layout.unpack_from(self.view, offset)
 
     def entries(self, count: int, header: int, entry: struct.Struct, limit: int) -> memoryview:
@@ -69,8 +71,10 @@ class Reader:
         if end > len(self.view):
             raise self.error(f"{count} entries of {entry.size} bytes need {end} bytes, but there are {len(self.view)}")
         if count and len(self.view) - end >= entry.size:
-            raise self.error(f"the count says {count}, but there is room for {(len(self.view) - header) // entry.size} "
-                             f"entries in {len(self.view)} bytes")
+            raise self.error(
+                f"the count says {count}, but there is room for {(len(self.view) - header) // entry.size} "
+                f"entries in {len(self.view)} bytes"
+            )
         return self.view[header:end]
 
     def text(self, raw: bytes, field: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# cython: language_level=3, freethreading_compatible=True
+# cython: language_level=3
 """RegisterKernel: runs what a RegisterContract describes.  Knows no vendor: registers and memory are the session's."""
 cimport cython
 from cpython.ref cimport PyObject
@@ -16,12 +16,10 @@ from fpgahal._errors import ArgumentRangeError, DeviceBusyError
 cdef extern from *:
     """
     #define fence() __sync_synchronize()
-    #define take_over(where, old, fresh) __sync_bool_compare_and_swap(where, old, fresh)
     typedef volatile uint32_t volatile_u32;
     """
     ctypedef uint32_t volatile_u32
     void fence() noexcept nogil
-    bint take_over(void *where, ...) noexcept nogil  # atomically: if *where is old, make it fresh
 
 cdef struct write:
     uint32_t offset
@@ -34,11 +32,10 @@ cdef enum:
     MAX_WRITES = 32
     CONSTANT = -1
     DSM = -2
-    FINISHING = 100  # a state of a run: somebody does the last register writes, until then it has the AFU
 
 cdef struct run:
     uint64_t epoch
-    int state       # a run_state, or FINISHING
+    int state       # a run_state
     PyObject *kernel
 
 
@@ -46,8 +43,8 @@ cdef struct run:
 cdef class RegisterKernel(KernelSession):
     """A kernel that a RegisterContract describes, on any session with device-wide registers.
 
-    All kernels and threads of a session share one AFU: ``session.job`` is the run that has it, from the first
-    register write of its start to the last one after its end.
+    All kernels and threads of a session share one AFU: ``session.job`` is the run that has it.  The GIL is the lock:
+    registers of a start and of an end are written under it, and nobody writes while a reset goes on.
     """
     cdef memory dsm
     cdef write start[MAX_WRITES]
@@ -120,59 +117,63 @@ cdef class RegisterKernel(KernelSession):
         return r
 
     cdef void run_close(self, void *r) noexcept:
-        take_over(&self.session.job, r, <void *>NULL)
+        if self.session.job == r:
+            self.session.job = NULL
         free(r)
 
     cdef int run_start(self, void *handle, const arg *args, int n) except -1 nogil:
-        cdef run *r = <run *>handle
-        self.session.check()
-        if not take_over(&self.session.job, <void *>NULL, <void *>r):
-            self.run_after(r)
-        (<uint32_t *>(<char *>self.dsm.host + self.done_at))[0] = ~self.done_value & self.done_mask
-        fence()
-        r.epoch = self.session.epoch
-        r.state = RUN_ABORTED  # if a write fails, nothing runs
-        self.emit(self.start, self.starts, args)
-        r.state = RUN_RUNNING
-        return 0
+        with gil:
+            return self.begin(<run *>handle, args)
 
-    cdef int run_after(self, run *r) except -1 nogil:
-        """Take the AFU from a run that has ended; DeviceBusyError if it has not."""
-        cdef run *holder
-        with gil:  # under the GIL no run is closed, so the holder's memory is good
-            holder = <run *>self.session.job
-            if holder == NULL or (<RegisterKernel>holder.kernel).run_poll(holder) != RUN_RUNNING:
-                if take_over(&self.session.job, <void *>NULL, <void *>r) or (
-                        holder != NULL and take_over(&self.session.job, <void *>holder, <void *>r)):
-                    return 0
+    cdef int begin(self, run *r, const arg *args) except -1:
+        cdef run *holder = <run *>self.session.job
+        self.session.check()
+        if self.session.resetting:
+            raise DeviceBusyError(f"{self.session.info.address} is being reset.", hint="Try again.")
+        if holder != NULL and holder != r and (<RegisterKernel>holder.kernel).run_poll(holder) == RUN_RUNNING:
             raise DeviceBusyError(
                 f"{self.info.name} on {self.session.info.address} runs one job at a time, and one is running.",
                 hint="Wait for that run first, or stop it with dev.reset().")
+        (<uint32_t *>(<char *>self.dsm.host + self.done_at))[0] = ~self.done_value & self.done_mask
+        fence()
+        r.state = RUN_ABORTED  # what it is if a write fails
+        r.epoch = self.session.epoch
+        self.emit(self.start, self.starts, args)
+        r.state = RUN_RUNNING
+        self.session.job = r
+        return 0
 
     cdef int run_poll(self, void *handle) except -1 nogil:
         cdef run *r = <run *>handle
-        cdef char *dsm = <char *>self.dsm.host
-        cdef int state = r.state
-        if state != RUN_RUNNING:
-            return state if state != FINISHING else RUN_RUNNING if r.epoch == self.session.epoch else RUN_ABORTED
-        if r.epoch != self.session.epoch:
-            r.state = RUN_ABORTED
+        if r.state != RUN_RUNNING:
             return r.state
-        if (<volatile_u32 *>(dsm + self.done_at))[0] & self.done_mask != self.done_value:
+        if r.epoch == self.session.epoch and not self.reported(self.done_at, self.done_mask, self.done_value):
             self.polls += 1
-            if self.polls & 0x3FF == 0 and self.session.lost():  # a card that is gone never writes its DSM
-                r.state = RUN_ABORTED
-            return r.state
-        fence()
-        state = RUN_COMPLETED
-        if self.has_error and (<volatile_u32 *>(dsm + self.error_at))[0] & self.error_mask != self.error_value:
-            state = RUN_ERROR
-        if not take_over(&r.state, <int>RUN_RUNNING, <int>FINISHING):
-            return RUN_RUNNING  # another thread saw it, too, and is at the last writes
-        self.emit(self.finish, self.finishes, NULL)
-        take_over(&self.session.job, <void *>r, <void *>NULL)
-        r.state = state
+            if self.polls & 0x3FF or not self.session.lost():
+                return RUN_RUNNING
+            r.state = RUN_ABORTED  # a card that is gone never writes its DSM
+            return RUN_ABORTED
+        with gil:
+            return self.end(r)
+
+    cdef int end(self, run *r) except -1:
+        cdef int state = RUN_ABORTED
+        if r.state != RUN_RUNNING or self.session.resetting:
+            return r.state  # another thread saw it first; or a reset is about to abort it
+        if self.session.job == r:
+            self.session.job = NULL
+        try:
+            if r.epoch == self.session.epoch:
+                fence()
+                self.emit(self.finish, self.finishes, NULL)
+                good = not self.has_error or self.reported(self.error_at, self.error_mask, self.error_value)
+                state = RUN_COMPLETED if good else RUN_ERROR
+        finally:
+            r.state = state  # once and for all: others look at it without the GIL
         return state
+
+    cdef bint reported(self, uint32_t offset, uint32_t mask, uint32_t value) noexcept nogil:
+        return (<volatile_u32 *>(<char *>self.dsm.host + offset))[0] & mask == value
 
     cdef int run_wait(self, void *handle, double seconds) except -1 nogil:
         cdef double end = seconds_now() + seconds

@@ -46,6 +46,7 @@ cdef class Session:
     cdef readonly uint64_t epoch         # counts resets: runs of an earlier epoch were aborted
     cdef uint64_t csr_bytes              # size of the device-wide register space; 0: there is none
     cdef void *job                       # the run that has the AFU behind those registers (see RegisterKernel)
+    cdef int resetting                   # threads that reset: no run may start or end
 
     cdef int check(self) except -1 nogil                                     # open, and this process's
     cdef bint lost(self) noexcept nogil                                      # it dropped off the bus

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# cython: language_level=3, freethreading_compatible=True
+# cython: language_level=3
 """The driver contract: one Session per opened slot, one KernelSession per opened kernel.
 
 A driver subclasses both in one file.  See ``_session.pxd`` for the verbs that must be fast.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# cython: language_level=3, freethreading_compatible=True
+# cython: language_level=3
 """Signature: what a kernel's arguments take, and how Python values become them.
 
 pyxrt leaves an argument that it can't convert unset, silently; here every such value is an exception.

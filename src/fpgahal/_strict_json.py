@@ -50,8 +50,9 @@ def load_object(part: Reader) -> Mapping[str, Any]:
     """
     raw = bytes(part.view)
     if b"\0" in raw:
-        raise part.error(f"the JSON text contains a NUL byte at {raw.index(0)}: "
-                         "its length must not count a terminator or padding")
+        raise part.error(
+            f"the JSON text contains a NUL byte at {raw.index(0)}: its length must not count a terminator or padding"
+        )
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -206,5 +206,12 @@ class DeviceInfo:
 
 
 __all__ = [
-    "ArgInfo", "ArgKind", "BankInfo", "DeviceInfo", "Health", "HealthStatus", "KernelInfo", "RunState",
+    "ArgInfo",
+    "ArgKind",
+    "BankInfo",
+    "DeviceInfo",
+    "Health",
+    "HealthStatus",
+    "KernelInfo",
+    "RunState",
 ]

@@ -59,19 +59,40 @@ def parse_xclbin(data: bytes, name: str) -> Bitstream:
         It is not sound.
     """
     file = Reader(data, name)
-    (_, signature, _, _, unique, length, created, timestamp, patch, major, minor, mode, _, rom, vbnv, ident, _,
-     count) = file.unpack(HEADER, 0, "the header")
+    (
+        _,
+        signature,
+        _,
+        _,
+        unique,
+        length,
+        created,
+        timestamp,
+        patch,
+        major,
+        minor,
+        mode,
+        _,
+        rom,
+        vbnv,
+        ident,
+        _,
+        count,
+    ) = file.unpack(HEADER, 0, "the header")
     if length != len(data):
-        raise file.error(f"the header claims {length} bytes (offset {_LENGTH_AT}), but the file has {len(data)}: "
-                         + ("it was cut" if length > len(data) else "something was appended"),
-                         hint="Copy the file again.")
+        raise file.error(
+            f"the header claims {length} bytes (offset {_LENGTH_AT}), but the file has {len(data)}: "
+            + ("it was cut" if length > len(data) else "something was appended"),
+            hint="Copy the file again.",
+        )
     if mode >= len(MODES):
         raise file.error(f"mode is {mode} (offset 332), expected 0..{len(MODES) - 1}")
     platform = file.text(vbnv, "the platform VBNV (offset 352)")
     xclbin_id = file.uuid(ident, "the xclbin UUID (offset 416)")
     table = _sections(file, count, _signed_from(file, signature))
-    parts = {section.kind: file.sub(section.offset, section.size, f"section {section.kind}")
-             for section in reversed(table)}
+    parts = {
+        section.kind: file.sub(section.offset, section.size, f"section {section.kind}") for section in reversed(table)
+    }
     for kind in ("EMBEDDED_METADATA", "MEM_TOPOLOGY", "IP_LAYOUT"):
         if kind not in parts:
             raise file.error(f"section {kind} is missing")
@@ -91,25 +112,42 @@ def parse_xclbin(data: bytes, name: str) -> Bitstream:
         check_emulated(parts["BITSTREAM"], xclbin_id, interface_id)
         span = next((section.offset, section.size) for section in table if section.kind == "BITSTREAM")
     metadata = {
-        "version": f"{major}.{minor}.{patch}", "mode": MODES[mode], "signed": signature > 0,
-        "created": created, "unique_id": unique, "rom_uuid": uuid.UUID(bytes=rom),
+        "version": f"{major}.{minor}.{patch}",
+        "mode": MODES[mode],
+        "signed": signature > 0,
+        "created": created,
+        "unique_id": unique,
+        "rom_uuid": uuid.UUID(bytes=rom),
         "sections": tuple((section.kind, section.name, section.offset, section.size) for section in table),
         "key_values": _key_values(parts["KEYVALUE_METADATA"]) if "KEYVALUE_METADATA" in parts else MappingProxyType({}),
-        "interfaces": interfaces, "logic_uuid": logic,
+        "interfaces": interfaces,
+        "logic_uuid": logic,
         "compute_units": tuple((ip.name, ip.base) for ip in units),
         "connections": _by_unit(connections),
     }
     return Bitstream(
-        kind="xclbin", data=data, name=name, afu_id=xclbin_id, interface_id=interface_id, platform=platform,
-        timestamp=timestamp, kernels=tuple(_connected(kernel, units, connections) for kernel in kernels),
-        banks=banks, clocks=clocks, metadata=MappingProxyType(metadata), payload_span=span)
+        kind="xclbin",
+        data=data,
+        name=name,
+        afu_id=xclbin_id,
+        interface_id=interface_id,
+        platform=platform,
+        timestamp=timestamp,
+        kernels=tuple(_connected(kernel, units, connections) for kernel in kernels),
+        banks=banks,
+        clocks=clocks,
+        metadata=MappingProxyType(metadata),
+        payload_span=span,
+    )
 
 
 def _signed_from(file: Reader, signature: int) -> int:
     """Where the content ends: at the PKCS7 blob of a signed file, else at the end."""
     if signature < -1 or signature > len(file) - HEADER.size:
-        raise file.error(f"the signature length is {signature} (offset 8), expected -1 for none, "
-                         f"or at most {len(file) - HEADER.size}")
+        raise file.error(
+            f"the signature length is {signature} (offset 8), expected -1 for none, "
+            f"or at most {len(file) - HEADER.size}"
+        )
     return len(file) - max(signature, 0)
 
 
@@ -122,7 +160,7 @@ def _sections(file: Reader, count: int, content_end: int) -> list[_Section]:
         raise file.error(f"the table of {count} sections ends at byte {table_end}, beyond the content's {content_end}")
     table = []
     seen: set[str] = set()
-    for index, (number, raw, offset, size) in enumerate(SECTION.iter_unpack(file.view[HEADER.size:table_end])):
+    for index, (number, raw, offset, size) in enumerate(SECTION.iter_unpack(file.view[HEADER.size : table_end])):
         if number >= len(KINDS):
             raise file.error(f"section {index} is of unknown kind {number}, expected 0..{len(KINDS) - 1}")
         kind = KINDS[number]
@@ -140,8 +178,9 @@ def _sections(file: Reader, count: int, content_end: int) -> list[_Section]:
     end, last = table_end, ""
     for section in sorted(table, key=lambda section: (section.offset, section.size)):
         if section.size and section.offset < end:
-            raise file.error(f"section {section.kind} at byte {section.offset} overlaps section {last}, "
-                             f"which ends at {end}")
+            raise file.error(
+                f"section {section.kind} at byte {section.offset} overlaps section {last}, which ends at {end}"
+            )
         if section.size:
             end, last = section.offset + section.size, section.kind
     return table
@@ -161,14 +200,17 @@ def _check_units(part: Reader, kernels: list[KernelInfo], units: list[Ip]) -> No
         before = 4 * (2 + highest // 32)
         for arg in kernel.args:
             if arg.kind is not ArgKind.STREAM and before + arg.offset + arg.size > COMMAND_BYTES:
-                raise part.error(f"argument {arg.name} of kernel {kernel.name} at register offset {arg.offset:#x} does "
-                                 f"not fit XRT's command buffer: {before} + {arg.offset} + {arg.size} bytes, "
-                                 f"at most {COMMAND_BYTES}",
-                                 hint="XRT would write past the buffer. Move the argument below offset 0xf00.")
+                raise part.error(
+                    f"argument {arg.name} of kernel {kernel.name} at register offset {arg.offset:#x} does "
+                    f"not fit XRT's command buffer: {before} + {arg.offset} + {arg.size} bytes, "
+                    f"at most {COMMAND_BYTES}",
+                    hint="XRT would write past the buffer. Move the argument below offset 0xf00.",
+                )
 
 
-def _memories(file: Reader, parts: Mapping[str, Reader], ips: tuple[Ip, ...],
-              kernels: list[KernelInfo]) -> tuple[tuple[BankInfo, ...], Connections]:
+def _memories(
+    file: Reader, parts: Mapping[str, Reader], ips: tuple[Ip, ...], kernels: list[KernelInfo]
+) -> tuple[tuple[BankInfo, ...], Connections]:
     """Read the topologies and connections; all are checked, the GROUP_ ones count where they exist."""
     arguments = {kernel.name: len(kernel.args) for kernel in kernels}
     plain = banks = parse_memories(parts["MEM_TOPOLOGY"])
@@ -247,8 +289,9 @@ def _key_values(part: Reader) -> Mapping[str, str]:
     if not isinstance(entries, tuple):
         raise part.error(f"key_values is {shown(entries)}, expected an array")
     for index, entry in enumerate(entries):
-        if not (isinstance(entry, Mapping) and isinstance(entry.get("key"), str)
-                and isinstance(entry.get("value"), str)):
+        if not (
+            isinstance(entry, Mapping) and isinstance(entry.get("key"), str) and isinstance(entry.get("value"), str)
+        ):
             raise part.error(f"key_values[{index}] is {shown(entry)}, expected an object with the texts key and value")
         pairs[entry["key"]] = entry["value"]
     return MappingProxyType(pairs)

@@ -104,14 +104,21 @@ def build_xclbin(
     if key_values:
         pairs = [{"key": key, "value": value} for key, value in key_values.items()]
         contents["KEYVALUE_METADATA"] = json.dumps({"key_values": pairs}).encode()
-    data = assemble(contents | dict(sections or {}), platform=platform, rom=NULL_UUID, timestamp=timestamp,
-                    uuid=uuid or _uuid.uuid4(), created=created)
+    data = assemble(
+        contents | dict(sections or {}),
+        platform=platform,
+        rom=NULL_UUID,
+        timestamp=timestamp,
+        uuid=uuid or _uuid.uuid4(),
+        created=created,
+    )
     parse_xclbin(data, "the new xclbin")
     return data
 
 
-def assemble(contents: Mapping[str, bytes], *, platform: str, rom: _uuid.UUID, timestamp: int, uuid: _uuid.UUID,
-             created: int) -> bytes:
+def assemble(
+    contents: Mapping[str, bytes], *, platform: str, rom: _uuid.UUID, timestamp: int, uuid: _uuid.UUID, created: int
+) -> bytes:
     """Lay out header, table and sections; nothing is checked."""
     vbnv = platform.encode("ascii")
     if len(vbnv) > 63:
@@ -122,8 +129,24 @@ def assemble(contents: Mapping[str, bytes], *, platform: str, rom: _uuid.UUID, t
         table.append(SECTION.pack(KINDS.index(kind), kind.lower().encode()[:15], at, len(raw)))
         body.append(raw.ljust(_aligned(len(raw)), b"\0"))
         at += len(body[-1])
-    header = HEADER.pack(MAGIC, -1, b"\xff" * 28, b"\xff" * 256, created, at, created, timestamp, *_VERSION, 0, 0,
-                         rom.bytes, vbnv, uuid.bytes, b"", len(contents))
+    header = HEADER.pack(
+        MAGIC,
+        -1,
+        b"\xff" * 28,
+        b"\xff" * 256,
+        created,
+        at,
+        created,
+        timestamp,
+        *_VERSION,
+        0,
+        0,
+        rom.bytes,
+        vbnv,
+        uuid.bytes,
+        b"",
+        len(contents),
+    )
     start = header + b"".join(table)
     return b"".join((start.ljust(_aligned(len(start)), b"\0"), *body))
 
@@ -148,12 +171,21 @@ def kernel_xml(kernels: Iterable[KernelInfo], platform: str, clocks: Iterable[tu
     base = _FIRST_CU
     for kernel in kernels:
         registers = kernel.register_bytes or 0x1000
-        node = ElementTree.SubElement(core, "kernel", name=kernel.name, language="c", hwControlProtocol="ap_ctrl_hs",
-                                      interrupt="true")
-        ElementTree.SubElement(node, "port", name="M_AXI", mode="master", range="0xFFFFFFFFFFFFFFFF", dataWidth="512",
-                               portType="addressable")
-        ElementTree.SubElement(node, "port", name="S_AXI", mode="slave", range=hex(registers), dataWidth="32",
-                               portType="addressable")
+        node = ElementTree.SubElement(
+            core, "kernel", name=kernel.name, language="c", hwControlProtocol="ap_ctrl_hs", interrupt="true"
+        )
+        ElementTree.SubElement(
+            node,
+            "port",
+            name="M_AXI",
+            mode="master",
+            range="0xFFFFFFFFFFFFFFFF",
+            dataWidth="512",
+            portType="addressable",
+        )
+        ElementTree.SubElement(
+            node, "port", name="S_AXI", mode="slave", range=hex(registers), dataWidth="32", portType="addressable"
+        )
         for arg in kernel.args:
             _arg_xml(node, arg)
         for unit in kernel.compute_units:
@@ -167,9 +199,18 @@ def kernel_xml(kernels: Iterable[KernelInfo], platform: str, clocks: Iterable[tu
 def _arg_xml(node: ElementTree.Element, arg: ArgInfo) -> None:
     size = hex(arg.size)
     ElementTree.SubElement(
-        node, "arg", name=arg.name, addressQualifier=str(_QUALIFIERS[arg.kind]), id=str(arg.index),
-        port="S_AXI" if arg.kind is ArgKind.SCALAR else "M_AXI", size=size, offset=hex(max(arg.offset, 0)),
-        hostOffset="0x0", hostSize=size, type=arg.type)
+        node,
+        "arg",
+        name=arg.name,
+        addressQualifier=str(_QUALIFIERS[arg.kind]),
+        id=str(arg.index),
+        port="S_AXI" if arg.kind is ArgKind.SCALAR else "M_AXI",
+        size=size,
+        offset=hex(max(arg.offset, 0)),
+        hostOffset="0x0",
+        hostSize=size,
+        type=arg.type,
+    )
 
 
 def memory_table(banks: Sequence[BankInfo]) -> bytes:
@@ -214,9 +255,13 @@ def clock_table(clocks: Iterable[tuple[str, float]]) -> bytes:
 
 def partition_tree(interfaces: Sequence[_uuid.UUID]) -> bytes:
     """Make PARTITION_METADATA."""
-    return build_fdt({"schema_version/major": bytes((0, 0, 0, 1)), "schema_version/minor": bytes(4)} | {
-        f"interfaces/@{index}/interface_uuid": interface.hex.encode() + b"\0"
-        for index, interface in enumerate(interfaces)})
+    return build_fdt(
+        {"schema_version/major": bytes((0, 0, 0, 1)), "schema_version/minor": bytes(4)}
+        | {
+            f"interfaces/@{index}/interface_uuid": interface.hex.encode() + b"\0"
+            for index, interface in enumerate(interfaces)
+        }
+    )
 
 
 def _units(kernels: Iterable[KernelInfo]) -> list[tuple[KernelInfo, str]]:

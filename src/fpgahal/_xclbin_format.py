@@ -29,19 +29,62 @@ NOT_USED = 0xFFFF_FFFF_FFFF_FFFF  # base address of what has no AXI-lite port
 FIRST_REGISTER = 0x10  # below are the control registers of ap_ctrl_hs
 
 KINDS = (
-    "BITSTREAM", "CLEARING_BITSTREAM", "EMBEDDED_METADATA", "FIRMWARE", "DEBUG_DATA", "SCHED_FIRMWARE",
-    "MEM_TOPOLOGY", "CONNECTIVITY", "IP_LAYOUT", "DEBUG_IP_LAYOUT", "DESIGN_CHECK_POINT", "CLOCK_FREQ_TOPOLOGY",
-    "MCS", "BMC", "BUILD_METADATA", "KEYVALUE_METADATA", "USER_METADATA", "DNA_CERTIFICATE", "PDI",
-    "BITSTREAM_PARTIAL_PDI", "PARTITION_METADATA", "EMULATION_DATA", "SYSTEM_METADATA", "SOFT_KERNEL", "ASK_FLASH",
-    "AIE_METADATA", "GROUP_TOPOLOGY", "GROUP_CONNECTIVITY", "SMARTNIC", "AIE_RESOURCES", "OVERLAY",
-    "VENDER_METADATA", "AIE_PARTITION", "IP_METADATA", "AIE_RESOURCES_BIN", "AIE_TRACE_METADATA", "DTBO",
+    "BITSTREAM",
+    "CLEARING_BITSTREAM",
+    "EMBEDDED_METADATA",
+    "FIRMWARE",
+    "DEBUG_DATA",
+    "SCHED_FIRMWARE",
+    "MEM_TOPOLOGY",
+    "CONNECTIVITY",
+    "IP_LAYOUT",
+    "DEBUG_IP_LAYOUT",
+    "DESIGN_CHECK_POINT",
+    "CLOCK_FREQ_TOPOLOGY",
+    "MCS",
+    "BMC",
+    "BUILD_METADATA",
+    "KEYVALUE_METADATA",
+    "USER_METADATA",
+    "DNA_CERTIFICATE",
+    "PDI",
+    "BITSTREAM_PARTIAL_PDI",
+    "PARTITION_METADATA",
+    "EMULATION_DATA",
+    "SYSTEM_METADATA",
+    "SOFT_KERNEL",
+    "ASK_FLASH",
+    "AIE_METADATA",
+    "GROUP_TOPOLOGY",
+    "GROUP_CONNECTIVITY",
+    "SMARTNIC",
+    "AIE_RESOURCES",
+    "OVERLAY",
+    "VENDER_METADATA",
+    "AIE_PARTITION",
+    "IP_METADATA",
+    "AIE_RESOURCES_BIN",
+    "AIE_TRACE_METADATA",
+    "DTBO",
 )
 REPEATABLE = {"SOFT_KERNEL", "ASK_FLASH", "VENDER_METADATA"} | set(KINDS[32:])  # of the newest we don't know better
 MODES = ("flat", "pr", "tandem_stage2", "tandem_stage2_pr", "hw_emu", "sw_emu", "hw_emu_pr")
 
 IP_KERNEL, IP_PS_KERNEL = 1, 7
-MEMORY_KINDS = ("ddr3", "ddr4", "dram", "stream", "preallocated", "are", "hbm", "bram", "uram", "stream", "host",
-                "ps_kernel")
+MEMORY_KINDS = (
+    "ddr3",
+    "ddr4",
+    "dram",
+    "stream",
+    "preallocated",
+    "are",
+    "hbm",
+    "bram",
+    "uram",
+    "stream",
+    "host",
+    "ps_kernel",
+)
 # What a bank's kind is written as; host memory and PLRAM are DRAM and known by their tags.
 MEMORY_TYPES = {"ddr3": 0, "ddr4": 1, "dram": 2, "stream": 3, "hbm": 6, "bram": 7, "uram": 8, "host": 2, "plram": 2}
 ADDRESSED = {0, 1, 2, 6, 7, 8, 10}  # memory types whose size and base are bytes in the board's address space

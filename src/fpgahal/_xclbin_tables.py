@@ -56,7 +56,7 @@ def _memory(part: Reader, index: int, kind: int, used: int, size: int, base: int
     if kind >= len(MEMORY_KINDS):
         raise part.error(f"memory {index} has type {kind}, expected 0..{len(MEMORY_KINDS) - 1}")
     if used > 1:
-        raise part.error(f"memory {index} has {used} in its field \"used\", expected 0 or 1")
+        raise part.error(f'memory {index} has {used} in its field "used", expected 0 or 1')
     name = part.text(tag, f"the tag of memory {index}")
     if kind not in ADDRESSED:  # streams keep route and flow ids in these fields
         return BankInfo(index, name, memory_kind(kind, name), 0, 0, bool(used))
@@ -81,7 +81,7 @@ def parse_ips(part: Reader) -> tuple[Ip, ...]:
         if not ip.kernel:
             continue
         if not _CU_NAME.fullmatch(ip.name):
-            raise part.error(f"IP {index} is named {shown(ip.name)}, expected \"kernel:instance\"")
+            raise part.error(f'IP {index} is named {shown(ip.name)}, expected "kernel:instance"')
         if ip.name in names:
             raise part.error(f"two IPs are named {ip.name!r}")
         names.add(ip.name)
@@ -103,8 +103,9 @@ def in_index_order(ips: tuple[Ip, ...]) -> list[Ip]:
     return units + [ip for ip in ips if ip.type == IP_PS_KERNEL]
 
 
-def parse_connections(part: Reader, ips: tuple[Ip, ...], memories: int,
-                      arguments: dict[str, int]) -> Iterator[tuple[int, Ip, int]]:
+def parse_connections(
+    part: Reader, ips: tuple[Ip, ...], memories: int, arguments: dict[str, int]
+) -> Iterator[tuple[int, Ip, int]]:
     """Read CONNECTIVITY or GROUP_CONNECTIVITY: argument index, IP, memory index.
 
     `memories` is the number of memories, `arguments` the number of arguments of each kernel.
@@ -127,5 +128,7 @@ def parse_clocks(part: Reader) -> tuple[tuple[str, float], ...]:
     """Read CLOCK_FREQ_TOPOLOGY: name and MHz."""
     (count,) = part.unpack(COUNT16, 0, "the count")
     raw = part.entries(count, TABLE_AT["CLOCK"], CLOCK, 1 << 15)
-    return tuple((part.text(name, f"the name of clock {index}"), float(mhz))
-                 for index, (mhz, _, name) in enumerate(CLOCK.iter_unpack(raw)))
+    return tuple(
+        (part.text(name, f"the name of clock {index}"), float(mhz))
+        for index, (mhz, _, name) in enumerate(CLOCK.iter_unpack(raw))
+    )

@@ -126,8 +126,9 @@ def _kernel(part: Reader, element: _Element) -> KernelInfo:
     if not instances:
         raise part.error(f"line {element.line}: kernel {name} has no instance")
     if len(instances) > MAX_CUS_OF_KERNEL:
-        raise part.error(f"line {element.line}: kernel {name} has {len(instances)} instances, "
-                         f"XRT takes at most {MAX_CUS_OF_KERNEL}")
+        raise part.error(
+            f"line {element.line}: kernel {name} has {len(instances)} instances, XRT takes at most {MAX_CUS_OF_KERNEL}"
+        )
     if len(set(instances)) != len(instances):
         raise part.error(f"line {element.line}: kernel {name} has two instances of the same name")
     slaves = [child for child in children["port"] if child.attributes.get("mode") == "slave"]
@@ -138,8 +139,9 @@ def _kernel(part: Reader, element: _Element) -> KernelInfo:
     return KernelInfo(name=name, args=args, compute_units=tuple(instances), register_bytes=registers)
 
 
-def _arguments(part: Reader, kernel: str, elements: list[_Element], registers: int,
-               common: bool) -> tuple[ArgInfo, ...]:
+def _arguments(
+    part: Reader, kernel: str, elements: list[_Element], registers: int, common: bool
+) -> tuple[ArgInfo, ...]:
     by_id: dict[int, _Argument] = {}
     spans: list[tuple[int, int, str]] = []
     for element in elements:
@@ -152,8 +154,10 @@ def _arguments(part: Reader, kernel: str, elements: list[_Element], registers: i
         first = by_id.setdefault(index, arg)
         if first is not arg:  # parts of one argument
             if first.kind is not arg.kind:
-                raise part.error(f"line {arg.line}: {kernel}.{arg.name} has the same id {index} as {first.name}, "
-                                 "but another addressQualifier")
+                raise part.error(
+                    f"line {arg.line}: {kernel}.{arg.name} has the same id {index} as {first.name}, "
+                    "but another addressQualifier"
+                )
             first.size += arg.size
             first.offset = min(first.offset, arg.offset)
     if common:
@@ -164,8 +168,10 @@ def _arguments(part: Reader, kernel: str, elements: list[_Element], registers: i
     for position, index in enumerate(sorted(by_id)):
         if position != index:
             raise part.error(f"the argument ids of kernel {kernel} are not contiguous: {position} is missing")
-    return tuple(ArgInfo(index=index, name=arg.name, kind=arg.kind, type=arg.type, size=arg.size, offset=arg.offset)
-                 for index, arg in sorted(by_id.items()))
+    return tuple(
+        ArgInfo(index=index, name=arg.name, kind=arg.kind, type=arg.type, size=arg.size, offset=arg.offset)
+        for index, arg in sorted(by_id.items())
+    )
 
 
 def _argument(part: Reader, kernel: str, element: _Element) -> tuple[int | None, _Argument]:
@@ -178,8 +184,13 @@ def _argument(part: Reader, kernel: str, element: _Element) -> tuple[int | None,
     index = _number(part, element, "id") if _attribute(part, element, "id") else None
     _number(part, element, "hostSize")
     return index, _Argument(
-        name=name, kind=_KINDS[qualifier], type=element.attributes.get("type", "").strip(),
-        size=_number(part, element, "size"), offset=_number(part, element, "offset"), line=element.line)
+        name=name,
+        kind=_KINDS[qualifier],
+        type=element.attributes.get("type", "").strip(),
+        size=_number(part, element, "size"),
+        offset=_number(part, element, "offset"),
+        line=element.line,
+    )
 
 
 def _check_registers(part: Reader, kernel: str, arg: _Argument, registers: int, common: bool) -> None:
@@ -187,8 +198,10 @@ def _check_registers(part: Reader, kernel: str, arg: _Argument, registers: int, 
     if not arg.size:
         raise part.error(f"{where} has size 0")
     if arg.offset + arg.size > registers:
-        raise part.error(f"{where} ends at register offset {arg.offset + arg.size:#x}, "
-                         f"beyond the register range of {registers:#x} bytes")
+        raise part.error(
+            f"{where} ends at register offset {arg.offset + arg.size:#x}, "
+            f"beyond the register range of {registers:#x} bytes"
+        )
     if arg.offset % 4:
         raise part.error(f"{where} is at register offset {arg.offset:#x}, expected a multiple of 4")
     if common and arg.offset < FIRST_REGISTER:
@@ -205,8 +218,10 @@ def _attribute(part: Reader, element: _Element, key: str) -> str:
 def _name(part: Reader, element: _Element) -> str:
     name = _attribute(part, element, "name")
     if not _NAME.fullmatch(name) or len(name) > 63:
-        raise part.error(f"line {element.line}: <{element.tag}> is named {shown(name)}, "
-                         "expected 1 to 63 letters, digits and underscores")
+        raise part.error(
+            f"line {element.line}: <{element.tag}> is named {shown(name)}, "
+            "expected 1 to 63 letters, digits and underscores"
+        )
     return name
 
 
@@ -216,8 +231,10 @@ def _number(part: Reader, element: _Element, key: str) -> int:
         return 0
     problem = f"line {element.line}: {key}={shown(text)} of <{element.tag}>"
     if not _NUMBER.fullmatch(text):
-        raise part.error(f"{problem} is {'negative' if text.startswith('-') else 'not a number'}, "
-                         "expected decimal digits or 0x and hexadecimal digits")
+        raise part.error(
+            f"{problem} is {'negative' if text.startswith('-') else 'not a number'}, "
+            "expected decimal digits or 0x and hexadecimal digits"
+        )
     value = int(text, 0)
     if value >> 64:
         raise part.error(f"{problem} does not fit in 64 bits")

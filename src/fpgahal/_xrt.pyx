@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# cython: language_level=3, freethreading_compatible=True
+# cython: language_level=3
 """The XRT driver: the C entry points of libxrt_coreutil.so.2, through a table of function pointers.
 
 This file, ``_xrt_library`` and ``native/include/xrt_abi.h`` are all that knows XRT.

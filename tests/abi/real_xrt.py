@@ -22,10 +22,16 @@ def missing() -> str:
 
 def build_driver(folder: Path) -> Path:
     """Build libfpgahal-xrt-driver.so from the sources."""
-    options = ("-DFPGAHAL_XRT_DRIVER=ON", "-DFPGAHAL_BINDINGS=OFF", "-DSKBUILD_PROJECT_NAME=fpgahal",
-               "-DSKBUILD_PROJECT_VERSION=0")
-    for command in (["cmake", "-G", "Unix Makefiles", "-S", str(ROOT), "-B", str(folder), *options],
-                    ["cmake", "--build", str(folder), "-j2", "--target", "fpgahal-xrt-driver"]):
+    options = (
+        "-DFPGAHAL_XRT_DRIVER=ON",
+        "-DFPGAHAL_BINDINGS=OFF",
+        "-DSKBUILD_PROJECT_NAME=fpgahal",
+        "-DSKBUILD_PROJECT_VERSION=0",
+    )
+    for command in (
+        ["cmake", "-G", "Unix Makefiles", "-S", str(ROOT), "-B", str(folder), *options],
+        ["cmake", "--build", str(folder), "-j2", "--target", "fpgahal-xrt-driver"],
+    ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     return folder / "libfpgahal-xrt-driver.so"

@@ -18,8 +18,9 @@ INCLUDE = Path(__file__).parent.parent.parent / "native/include"
 def exports(driver: str) -> set[str]:
     if not shutil.which("nm"):
         pytest.skip("needs nm: apt install binutils")
-    out = subprocess.run(["nm", "-D", "--defined-only", _library.emulator(driver)], capture_output=True, text=True,
-                         check=True).stdout
+    out = subprocess.run(
+        ["nm", "-D", "--defined-only", _library.emulator(driver)], capture_output=True, text=True, check=True
+    ).stdout
     return {line.split()[-1].partition("@")[0] for line in out.splitlines()}
 
 

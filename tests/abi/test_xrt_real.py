@@ -29,9 +29,22 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("app") / "xrt_app"
-    done = subprocess.run(["g++", "-std=c++17", "-I/usr/include/xrt", str(ROOT / "tests/native/xrt_app.cpp"), "-o",
-                           str(program), "-lxrt_coreutil", "-luuid", "-pthread"], capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(
+        [
+            "g++",
+            "-std=c++17",
+            "-I/usr/include/xrt",
+            str(ROOT / "tests/native/xrt_app.cpp"),
+            "-o",
+            str(program),
+            "-lxrt_coreutil",
+            "-luuid",
+            "-pthread",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return program
 
@@ -99,9 +112,15 @@ char device_vtable[%d] __asm__("_ZTVN8xrt_core6deviceE"), system_vtable[112] __a
 #define STUB(required, type, name, args) type name args { return (type)0; }
 XRT_FUNCTIONS(STUB)
 """
-PLUG = ("_ZN8xrt_core17get_userpf_deviceEPvj", "_ZN8xrt_core6deviceC2Ej", "_ZN8xrt_core6deviceD2Ev",
-        "_ZN8xrt_core6device13register_axlfEPK4axlf", "_ZN8xrt_core6systemC2Ev", "_ZTIN8xrt_core6deviceE",
-        "_ZTIN8xrt_core6systemE")
+PLUG = (
+    "_ZN8xrt_core17get_userpf_deviceEPvj",
+    "_ZN8xrt_core6deviceC2Ej",
+    "_ZN8xrt_core6deviceD2Ev",
+    "_ZN8xrt_core6device13register_axlfEPK4axlf",
+    "_ZN8xrt_core6systemC2Ev",
+    "_ZTIN8xrt_core6deviceE",
+    "_ZTIN8xrt_core6systemE",
+)
 
 
 @pytest.fixture
@@ -110,8 +129,20 @@ def other_release(tmp_path: Path) -> Path:
     names = "".join(f'long p{i}[9] __asm__("{name}") = {{ 0 }};\n' for i, name in enumerate(PLUG))
     source, library = tmp_path / "fake.c", tmp_path / "libxrt_coreutil.so.2.99.0"
     source.write_text(FAKE % 600 + names)
-    subprocess.run(["gcc", "-w", "-shared", "-fPIC", f"-I{ROOT / 'native/include'}", "-Wl,-soname,libxrt_coreutil.so.2",
-                    str(source), "-o", str(library)], check=True)
+    subprocess.run(
+        [
+            "gcc",
+            "-w",
+            "-shared",
+            "-fPIC",
+            f"-I{ROOT / 'native/include'}",
+            "-Wl,-soname,libxrt_coreutil.so.2",
+            str(source),
+            "-o",
+            str(library),
+        ],
+        check=True,
+    )
     return library
 
 
@@ -125,10 +156,14 @@ with emu.rack("u250"):
     except fpgahal.LibraryError as error:
         print(error)
 """
-    environment = os.environ | {"FPGAHAL_EMU_XRT": "real", "FPGAHAL_XRT_DRIVER": str(driver),
-                                "FPGAHAL_XRT_LIBRARY": str(other_release)}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60,
-                          check=False)
+    environment = os.environ | {
+        "FPGAHAL_EMU_XRT": "real",
+        "FPGAHAL_XRT_DRIVER": str(driver),
+        "FPGAHAL_XRT_LIBRARY": str(other_release),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "made for libxrt_coreutil 2.13 (classes of 584 and 112 bytes)" in done.stdout
     assert "this one has classes of 600 and 112" in done.stdout

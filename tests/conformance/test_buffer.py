@@ -80,9 +80,16 @@ def test_device_close_refuses_while_views_are_alive(target: Target) -> None:
 
 
 def test_an_exception_in_a_with_block_is_not_masked(target: Target) -> None:
-    with pytest.raises(ZeroDivisionError), target.device() as dev:
-        view = np.asarray(dev.allocate(64))
-        raise ZeroDivisionError
+    views = []
+
+    def work() -> None:
+        with target.device() as dev:
+            views.append(np.asarray(dev.allocate(64)))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+    view = views.pop()
     view[:] = 1  # the memory is still there
     del view
     gc.collect()
@@ -91,8 +98,14 @@ def test_an_exception_in_a_with_block_is_not_masked(target: Target) -> None:
 def test_use_after_close(dev: fpgahal.Device) -> None:
     buffer = dev.allocate(64)
     buffer.close()
-    for use in (lambda: np.asarray(buffer), lambda: memoryview(buffer), buffer.sync_to_device, buffer.sync_from_device,
-                lambda: buffer.poll32(0, 1, 1, 0.1), buffer.__enter__):
+    for use in (
+        lambda: np.asarray(buffer),
+        lambda: memoryview(buffer),
+        buffer.sync_to_device,
+        buffer.sync_from_device,
+        lambda: buffer.poll32(0, 1, 1, 0.1),
+        buffer.__enter__,
+    ):
         with pytest.raises((fpgahal.ClosedError, ValueError)):
             use()
     assert "closed" in repr(buffer)

@@ -56,7 +56,7 @@ def test_several_matches_list_the_candidates(target: Target) -> None:
 
 
 def test_a_malformed_address_is_explained(target: Target) -> None:
-    with pytest.raises(fpgahal.DeviceNotFoundError, match="0000:3b:00.0"):
+    with pytest.raises(fpgahal.DeviceNotFoundError, match=r"0000:3b:00\.0"):
         fpgahal.open(f"{target.info.bdf}/x")
 
 
@@ -86,7 +86,14 @@ def test_closing_twice_is_fine_and_use_after_close_is_not(target: Target) -> Non
     dev.close()
     dev.close()
     assert dev.closed
-    for use in (lambda: dev.afu_id, lambda: dev.allocate(1), lambda: dev.csr.read64(0), dev.reset,
-                lambda: dev.program(target.image), lambda: dev.kernel("x"), lambda: dev.__enter__()):
+    for use in (
+        lambda: dev.afu_id,
+        lambda: dev.allocate(1),
+        lambda: dev.csr.read64(0),
+        dev.reset,
+        lambda: dev.program(target.image),
+        lambda: dev.kernel("x"),
+        lambda: dev.__enter__(),
+    ):
         with pytest.raises(fpgahal.ClosedError, match="closed"):
             use()

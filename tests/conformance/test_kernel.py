@@ -66,8 +66,18 @@ def test_wrong_arguments_are_exceptions(target: Target, dev: fpgahal.Device, ker
     for wrong in ((), good[:2], (*good, 1)):
         with pytest.raises(TypeError, match="takes 3 arguments"):
             kernel.start(*wrong)
-    for index, bad in ((0, 5), (0, None), (0, np.zeros(4)), (0, "x"), (1, b"x"), (2, 16.0), (2, "1"), (2, None),
-                       (2, src), (2, [1])):
+    for index, bad in (
+        (0, 5),
+        (0, None),
+        (0, np.zeros(4)),
+        (0, "x"),
+        (1, b"x"),
+        (2, 16.0),
+        (2, "1"),
+        (2, None),
+        (2, src),
+        (2, [1]),
+    ):
         arguments = list(good)
         arguments[index] = bad
         with pytest.raises(fpgahal.ArgumentError, match=f"argument {index}"):
@@ -90,7 +100,7 @@ def test_buffers_of_another_device_are_refused(target: Target, dev: fpgahal.Devi
     if len(fpgahal.devices()) < 2:
         pytest.skip("needs two devices")
     other = next(info for info in fpgahal.devices() if info.address != target.info.address)
-    src, dst = pair(dev, 64)
+    src = dev.allocate(64)
     with fpgahal.open(other) as second:
         second.program(target.image)
         stranger = second.allocate(64)

@@ -84,11 +84,11 @@ def mutated(good: bytes, random_: random.Random) -> bytes:
                 at = min(at & ~3, len(data) - 8)
                 struct.pack_into(layout, data, at, value)
             case 2:
-                data[at:at + random_.randrange(1, 40)] = b""
+                data[at : at + random_.randrange(1, 40)] = b""
             case 3:
                 data[at:at] = random_.randbytes(random_.randrange(1, 40))
             case 4:
-                data[at:at + random_.randrange(12)] = random_.choice(_WORDS)
+                data[at : at + random_.randrange(12)] = random_.choice(_WORDS)
             case _:
                 end = at + random_.randrange(1, 60)
                 data[at:at] = data[at:end]
@@ -107,7 +107,7 @@ def run_atheris() -> None:
         if len(data) > 2:  # and as a patch on a good file
             base = good[data[0] % len(good)]
             at = int.from_bytes(data[1:3], "little") % len(base)
-            check(base[:at] + data[3:] + base[at + len(data) - 3:])
+            check(base[:at] + data[3:] + base[at + len(data) - 3 :])
 
     atheris.Setup([argument for argument in sys.argv if argument != "--atheris"], one)
     atheris.Fuzz()

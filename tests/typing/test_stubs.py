@@ -10,8 +10,19 @@ from pathlib import Path
 import pytest
 
 STUBS = sorted(Path(__file__).parent.parent.parent.glob("src/fpgahal/*.pyi"))
-PLUMBING = {"__init__", "__new__", "__enter__", "__exit__", "__buffer__", "__len__", "__await__", "__call__",
-            "__array__", "__dlpack__", "__dlpack_device__"}
+PLUMBING = {
+    "__init__",
+    "__new__",
+    "__enter__",
+    "__exit__",
+    "__buffer__",
+    "__len__",
+    "__await__",
+    "__call__",
+    "__array__",
+    "__dlpack__",
+    "__dlpack_device__",
+}
 
 
 def members(cls: type) -> set[str]:

@@ -46,9 +46,16 @@ class Board:
 
 
 OPAE = Board("opae", INTERFACE, "pac-a10", 0, ())
-HBM = Board(interface_id=OTHER, vbnv="xilinx_u280_gen3x16", timestamp=0, banks=(
-    *(BankInfo(i, f"HBM[{i}]", "hbm", i << 28, 256 << 20) for i in range(32)),
-    BankInfo(32, "DDR[0]", "ddr4", 1 << 38, 16 << 30), BankInfo(33, "PLRAM[0]", "plram", 1 << 39, 128 << 10)))
+HBM = Board(
+    interface_id=OTHER,
+    vbnv="xilinx_u280_gen3x16",
+    timestamp=0,
+    banks=(
+        *(BankInfo(i, f"HBM[{i}]", "hbm", i << 28, 256 << 20) for i in range(32)),
+        BankInfo(32, "DDR[0]", "ddr4", 1 << 38, 16 << 30),
+        BankInfo(33, "PLRAM[0]", "plram", 1 << 39, 128 << 10),
+    ),
+)
 
 
 # --- loading ---------------------------------------------------------------------------------------------------
@@ -164,8 +171,12 @@ def test_repr_is_short() -> None:
 def xclbin(interface: uuid.UUID | None = None, timestamp: int = 0) -> Bitstream:
     kernels = accelerators()["vadd"].kernels
     banks = [BankInfo(0, "DDR[0]", "ddr4", 0, 1 << 30)]
-    return Bitstream.parse(build_xclbin(kernels, platform="xilinx_u200_xdma_201830_2", banks=banks, timestamp=timestamp,
-                                        interface_id=interface), "vadd.xclbin")
+    return Bitstream.parse(
+        build_xclbin(
+            kernels, platform="xilinx_u200_xdma_201830_2", banks=banks, timestamp=timestamp, interface_id=interface
+        ),
+        "vadd.xclbin",
+    )
 
 
 def test_fits() -> None:
@@ -177,18 +188,27 @@ def test_fits() -> None:
     xclbin(timestamp=0x5D14FBE6).check_compatible(replace(XRT_SLOT, platform="another name"))
 
 
-@pytest.mark.parametrize(("image", "slot", "fragment"), [
-    (Bitstream.parse(GBS, "nlb.gbs"), replace(OPAE_SLOT, interface_id=OTHER),
-     f"nlb.gbs was built for interface {INTERFACE}, slot 0000:3b:00.0/0 has {OTHER}. Nothing was written."),
-    (Bitstream.parse(GBS, "nlb.gbs"), replace(OPAE_SLOT, interface_id=None), "has none that can be read"),
-    (Bitstream.parse(GBS, "nlb.gbs"), XRT_SLOT, "nlb.gbs is a GBS (OPAE), slot 0000:5e:00.1/0 is driven by xrt"),
-    (xclbin(), OPAE_SLOT, "vadd.xclbin is an xclbin (XRT), slot 0000:3b:00.0/0 is driven by opae"),
-    (xclbin(timestamp=5), XRT_SLOT, "the shell with time stamp 0x5, slot 0000:5e:00.1/0 has 0x5d14fbe6"),
-    (xclbin(OTHER), replace(XRT_SLOT, interface_id=INTERFACE),
-     f"interface {OTHER}, slot 0000:5e:00.1/0 has {INTERFACE}"),
-    (xclbin(OTHER), XRT_SLOT, f"interface {OTHER}, slot 0000:5e:00.1/0 has none"),
-    (xclbin(), replace(XRT_SLOT, interface_id=INTERFACE), "interface (none named), slot"),
-])
+@pytest.mark.parametrize(
+    ("image", "slot", "fragment"),
+    [
+        (
+            Bitstream.parse(GBS, "nlb.gbs"),
+            replace(OPAE_SLOT, interface_id=OTHER),
+            f"nlb.gbs was built for interface {INTERFACE}, slot 0000:3b:00.0/0 has {OTHER}. Nothing was written.",
+        ),
+        (Bitstream.parse(GBS, "nlb.gbs"), replace(OPAE_SLOT, interface_id=None), "has none that can be read"),
+        (Bitstream.parse(GBS, "nlb.gbs"), XRT_SLOT, "nlb.gbs is a GBS (OPAE), slot 0000:5e:00.1/0 is driven by xrt"),
+        (xclbin(), OPAE_SLOT, "vadd.xclbin is an xclbin (XRT), slot 0000:3b:00.0/0 is driven by opae"),
+        (xclbin(timestamp=5), XRT_SLOT, "the shell with time stamp 0x5, slot 0000:5e:00.1/0 has 0x5d14fbe6"),
+        (
+            xclbin(OTHER),
+            replace(XRT_SLOT, interface_id=INTERFACE),
+            f"interface {OTHER}, slot 0000:5e:00.1/0 has {INTERFACE}",
+        ),
+        (xclbin(OTHER), XRT_SLOT, f"interface {OTHER}, slot 0000:5e:00.1/0 has none"),
+        (xclbin(), replace(XRT_SLOT, interface_id=INTERFACE), "interface (none named), slot"),
+    ],
+)
 def test_does_not_fit(image: Bitstream, slot: DeviceInfo, fragment: str) -> None:
     with pytest.raises(IncompatibleBitstreamError) as caught:
         image.check_compatible(slot)
@@ -224,8 +244,9 @@ def test_gbs_of_the_catalogue(name: str) -> None:
     found.check_compatible(OPAE_SLOT)
 
 
-@pytest.mark.parametrize(("name", "kernels"), [
-    ("vadd", ["vadd"]), ("passthrough", ["passthrough"]), ("demo", ["vadd", "passthrough"])])
+@pytest.mark.parametrize(
+    ("name", "kernels"), [("vadd", ["vadd"]), ("passthrough", ["passthrough"]), ("demo", ["vadd", "passthrough"])]
+)
 def test_xclbin_of_the_catalogue(name: str, kernels: list[str]) -> None:
     found = Bitstream.parse(build_image(name, Board()))
     assert found.emulated
@@ -250,8 +271,13 @@ def test_buffers_of_hbm_boards_are_in_hbm() -> None:
 
 
 def test_another_board_gives_another_id() -> None:
-    boards = [Board(), replace(Board(), timestamp=1), replace(Board(), interface_id=OTHER), HBM,
-              replace(Board(), banks=Board().banks[:2])]
+    boards = [
+        Board(),
+        replace(Board(), timestamp=1),
+        replace(Board(), interface_id=OTHER),
+        HBM,
+        replace(Board(), banks=Board().banks[:2]),
+    ]
     ids = {Bitstream.parse(build_image(name, board)).afu_id for board in boards for name in ("vadd", "demo")}
     assert len(ids) == 10
 
@@ -270,8 +296,10 @@ def test_catalogue_refuses() -> None:
 def test_catalogue_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = tmp_path / "one.toml", tmp_path / "two.toml"
     one.write_text('[accelerators.mine]\nafu_id = "331db30c-9885-41ea-9081-f88b8f655caa"\n')
-    two.write_text('[accelerators.wide]\nkernels = ["vadd*4", "scale"]\n[kernels.scale]\n'
-                   'arguments = [{name="x", type="float*", offset=16}, {name="s", type="my_t", offset=28, size=12}]\n')
+    two.write_text(
+        '[accelerators.wide]\nkernels = ["vadd*4", "scale"]\n[kernels.scale]\n'
+        'arguments = [{name="x", type="float*", offset=16}, {name="s", type="my_t", offset=28, size=12}]\n'
+    )
     monkeypatch.setenv(ENVIRONMENT, f"{one}{os.pathsep}{two}")
     assert Bitstream.parse(build_image("mine", OPAE)).afu_id == uuid.UUID("331db30c-9885-41ea-9081-f88b8f655caa")
     vadd, scale = Bitstream.parse(build_image("wide", Board())).kernels
@@ -279,21 +307,24 @@ def test_catalogue_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (scale.args[1].size, scale.args[1].type) == (12, "my_t")
 
 
-@pytest.mark.parametrize(("text", "fragment"), [
-    ("x", "is not TOML"),
-    ("[boards.x]", r"has \[boards\]"),
-    ("accelerators = 3", "should hold tables"),
-    ("[accelerators.x]", "needs either afu_id"),
-    ("[accelerators.x]\nafu_id = 'x'\nkernels = []", "needs either"),
-    ("[accelerators.x]\nafu_id = 5", "afu_id = 5 is no UUID"),
-    ("[accelerators.x]\nuuid = 'x'", "has the key 'uuid'"),
-    ("[accelerators.x]\nkernels = 'vadd'", "should be a list"),
-    ("[accelerators.x]\nkernels = ['vsub']", "names the kernel 'vsub'; there are: passthrough, vadd"),
-    ("[accelerators.x]\nkernels = ['vadd*0']", r"names the kernel 'vadd\*0'"),
-    ("[kernels.x]", r"\[kernels.x\] should have arguments"),
-    ("[kernels.x]\narguments = [{name='a'}]", "should have arguments = .*missing"),
-    ("[kernels.x]\narguments = [{name='a', type='blob', offset=16}]", "'blob', whose size is not known"),
-])
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ("x", "is not TOML"),
+        ("[boards.x]", r"has \[boards\]"),
+        ("accelerators = 3", "should hold tables"),
+        ("[accelerators.x]", "needs either afu_id"),
+        ("[accelerators.x]\nafu_id = 'x'\nkernels = []", "needs either"),
+        ("[accelerators.x]\nafu_id = 5", "afu_id = 5 is no UUID"),
+        ("[accelerators.x]\nuuid = 'x'", "has the key 'uuid'"),
+        ("[accelerators.x]\nkernels = 'vadd'", "should be a list"),
+        ("[accelerators.x]\nkernels = ['vsub']", "names the kernel 'vsub'; there are: passthrough, vadd"),
+        ("[accelerators.x]\nkernels = ['vadd*0']", r"names the kernel 'vadd\*0'"),
+        ("[kernels.x]", r"\[kernels.x\] should have arguments"),
+        ("[kernels.x]\narguments = [{name='a'}]", "should have arguments = .*missing"),
+        ("[kernels.x]\narguments = [{name='a', type='blob', offset=16}]", "'blob', whose size is not known"),
+    ],
+)
 def test_broken_catalogue(text: str, fragment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text)
@@ -313,8 +344,13 @@ def test_missing_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_device_tree_round_trip() -> None:
-    properties = {"logic_uuid": b"a" * 33, "schema_version/major": b"\0\0\0\1", "interfaces/@0/interface_uuid": b"b",
-                  "interfaces/@1/interface_uuid": b"", "other/deep/er/x": b"12345"}
+    properties = {
+        "logic_uuid": b"a" * 33,
+        "schema_version/major": b"\0\0\0\1",
+        "interfaces/@0/interface_uuid": b"b",
+        "interfaces/@1/interface_uuid": b"",
+        "other/deep/er/x": b"12345",
+    }
     assert parse_fdt(Reader(build_fdt(properties), "x")) == properties
 
 
@@ -325,8 +361,11 @@ def test_adversarial_sizes_are_quick() -> None:
     kernel = replace(accelerators()["vadd"].kernels[0], args=())
     banks = [BankInfo(0, "DDR[0]", "ddr4", 0, 1 << 30)]
     arg = b"<arg name='s' addressQualifier='4' id='0' size='0' offset='0' hostSize='0'/>"
-    xml = (b"<project><platform><device><core><kernel name='k'>" + arg * 60_000
-           + b"<instance name='k_1'/></kernel></core></device></platform></project>")
+    xml = (
+        b"<project><platform><device><core><kernel name='k'>"
+        + arg * 60_000
+        + b"<instance name='k_1'/></kernel></core></device></platform></project>"
+    )
     pair = b'{"key": "", "value": ""}'
     cases = [
         {"CONNECTIVITY": struct.pack("<i", 1 << 20) + bytes(12 << 20)},

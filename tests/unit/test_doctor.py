@@ -41,14 +41,23 @@ def test_cards_of_both_families_are_recognised(tmp_path: Path) -> None:
     card(tmp_path, "0000:00:03.0", "0x1d0f", "0xec20", "ena", kind="0x020000")
     card(tmp_path, "0000:00:1f.0", "0x8086", "0x1234", kind="0x060100")
     assert checks.pci_cards(str(tmp_path)) == [
-        ("0000:00:1d.0", "xrt", "xocl"), ("0000:3b:00.0", "opae", "dfl-pci"), ("0000:5e:00.1", "xrt", "")]
+        ("0000:00:1d.0", "xrt", "xocl"),
+        ("0000:3b:00.0", "opae", "dfl-pci"),
+        ("0000:5e:00.1", "xrt", ""),
+    ]
 
 
 @pytest.mark.parametrize(
     ("cards", "loaded", "status"),
-    [([], [], "absent"), ([], ["dfl_pci"], "ok"), ([("0000:3b:00.0", "opae", "dfl-pci")], ["dfl_pci"], "ok"),
-     ([("0000:3b:00.0", "opae", "")], [], "fail"), ([("0000:3b:00.0", "opae", "")], ["dfl_pci"], "fail"),
-     ([("0000:5e:00.1", "xrt", "")], [], "absent")])
+    [
+        ([], [], "absent"),
+        ([], ["dfl_pci"], "ok"),
+        ([("0000:3b:00.0", "opae", "dfl-pci")], ["dfl_pci"], "ok"),
+        ([("0000:3b:00.0", "opae", "")], [], "fail"),
+        ([("0000:3b:00.0", "opae", "")], ["dfl_pci"], "fail"),
+        ([("0000:5e:00.1", "xrt", "")], [], "absent"),
+    ],
+)
 def test_kernel_modules(tmp_path: Path, cards: list[tuple[str, str, str]], loaded: list[str], status: str) -> None:
     for name in loaded:
         module(tmp_path, name, "1.2")
@@ -62,11 +71,15 @@ def test_a_board_given_to_vfio_is_pointed_out() -> None:
     assert [(check.name, check.status) for check in found] == [("driver of 0000:3b:00.0", "warn")]
 
 
-@pytest.mark.parametrize(("answer", "board", "status"), [
-    ({"path": "/usr/lib/libopae-c.so.2", "via": "system loader", "version": "2.14.0"}, False, "ok"),
-    ({"error": "not found", "hint": "install", "type": "LibraryNotFoundError"}, False, "absent"),
-    ({"error": "not found", "hint": "install", "type": "LibraryNotFoundError"}, True, "fail"),
-    ({"error": "symbols missing", "hint": "", "type": "LibraryError"}, False, "fail")])
+@pytest.mark.parametrize(
+    ("answer", "board", "status"),
+    [
+        ({"path": "/usr/lib/libopae-c.so.2", "via": "system loader", "version": "2.14.0"}, False, "ok"),
+        ({"error": "not found", "hint": "install", "type": "LibraryNotFoundError"}, False, "absent"),
+        ({"error": "not found", "hint": "install", "type": "LibraryNotFoundError"}, True, "fail"),
+        ({"error": "symbols missing", "hint": "", "type": "LibraryError"}, False, "fail"),
+    ],
+)
 def test_vendor_library(monkeypatch: pytest.MonkeyPatch, answer: dict[str, str], board: bool, status: str) -> None:
     monkeypatch.setattr(checks, "probe", lambda what, timeout: answer)
     assert checks.library("opae", board, 1.0).status == status
@@ -74,8 +87,13 @@ def test_vendor_library(monkeypatch: pytest.MonkeyPatch, answer: dict[str, str],
 
 def test_a_library_that_aborts_does_not_take_the_doctor_down(monkeypatch: pytest.MonkeyPatch) -> None:
     real_run = subprocess.run
-    monkeypatch.setattr(checks.subprocess, "run", lambda *a, **k: real_run(
-        [sys.executable, "-c", "import os; os.abort()"], capture_output=True, text=True, check=False))
+    monkeypatch.setattr(
+        checks.subprocess,
+        "run",
+        lambda *a, **k: real_run(
+            [sys.executable, "-c", "import os; os.abort()"], capture_output=True, text=True, check=False
+        ),
+    )
     assert "signal 6" in checks.probe("xrt", 10.0)["error"]
 
 
@@ -123,8 +141,10 @@ def test_hugepages_from_meminfo_where_sysfs_has_none(tmp_path: Path) -> None:
     assert checks.hugepages(str(tmp_path), 1048576, True).status == "absent"
 
 
-@pytest.mark.parametrize(("limit", "board", "status"), [
-    (resource.RLIM_INFINITY, True, "ok"), (64 << 10, True, "warn"), (64 << 10, False, "ok")])
+@pytest.mark.parametrize(
+    ("limit", "board", "status"),
+    [(resource.RLIM_INFINITY, True, "ok"), (64 << 10, True, "warn"), (64 << 10, False, "ok")],
+)
 def test_memlock(monkeypatch: pytest.MonkeyPatch, limit: int, board: bool, status: str) -> None:
     monkeypatch.setattr(checks.resource, "getrlimit", lambda which: (limit, limit))
     assert checks.memlock(board).status == status

@@ -105,34 +105,42 @@ def test_own_board_replaces_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert emu.boards()["pac-a10"].title == "A tiny board"
 
 
-@pytest.mark.parametrize(("content", "reason"), [
-    ("[tiny", "not a TOML file"),
-    ("\udcff", "not a TOML file"),
-    ("x = 1", "x stands outside"),
-    (GOOD.replace('title = "A tiny board"', ""), "has no title"),
-    (GOOD.replace('"A tiny board"', "7"), "title of .* is 7"),
-    (GOOD.replace("A tiny board", "A" * 64), "at most 63"),
-    (GOOD.replace("A tiny board", "A\\nbdf=0"), "plain characters"),
-    (GOOD.replace('"dfl"', '"isa"'), "layout of .tiny. is 'isa', expected one of dfl"),
-    (GOOD.replace("0x1234", "0x12345"), "vendor_id of .tiny. is 74565"),
-    (GOOD.replace("0x1234", "true"), "vendor_id"),
-    (GOOD.replace("0x5678", '"5678"'), "device_id"),
-    (GOOD.replace("11111111-2222-4333-8444-555555555555", "1111"), "interface_id of .tiny. is '1111', expected a UUID"),
-    (GOOD.replace("interface_id", "default_afu"), "interface_id .* which OPAE boards need"),
-    (GOOD.replace('"dfl"', '"xocl"'), "vbnv"),
-    (GOOD + "colour = 3", "no field called colour"),
-    (GOOD + "program_ms = -1", "program_ms"),
-    (GOOD + "link_gbps = nan", "link_gbps"),
-    (GOOD + "banks = 3", "banks of .tiny. is 3"),
-    (GOOD + "banks = [{tag='A', kind='ddr4', base=0}]", r"\[tiny.banks\[0\]\] has no size"),
-    (GOOD + "banks = [{tag='A', kind='ddr9', base=0, size=4096}]", "kind of .* is 'ddr9'"),
-    (GOOD + "banks = [{tag='A', kind='ddr4', base=0, size=4096, count=49}]", "count"),
-    (GOOD + "banks = [{tag='A', kind='ddr4', base=0, size=4096, colour=1}]", "colour"),
-    (GOOD + "banks = [{tag='A', kind='ddr4', base=0, size=4096}, {tag='B', kind='ddr4', base=4095, size=4096}]",
-     "overlapping"),
-    (GOOD.replace("[tiny]", '["ti ny"]'), "the name"),
-    (GOOD.replace("[tiny]", f"[{'x' * 32}]"), "the name"),
-])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[tiny", "not a TOML file"),
+        ("\udcff", "not a TOML file"),
+        ("x = 1", "x stands outside"),
+        (GOOD.replace('title = "A tiny board"', ""), "has no title"),
+        (GOOD.replace('"A tiny board"', "7"), "title of .* is 7"),
+        (GOOD.replace("A tiny board", "A" * 64), "at most 63"),
+        (GOOD.replace("A tiny board", "A\\nbdf=0"), "plain characters"),
+        (GOOD.replace('"dfl"', '"isa"'), "layout of .tiny. is 'isa', expected one of dfl"),
+        (GOOD.replace("0x1234", "0x12345"), "vendor_id of .tiny. is 74565"),
+        (GOOD.replace("0x1234", "true"), "vendor_id"),
+        (GOOD.replace("0x5678", '"5678"'), "device_id"),
+        (
+            GOOD.replace("11111111-2222-4333-8444-555555555555", "1111"),
+            "interface_id of .tiny. is '1111', expected a UUID",
+        ),
+        (GOOD.replace("interface_id", "default_afu"), "interface_id .* which OPAE boards need"),
+        (GOOD.replace('"dfl"', '"xocl"'), "vbnv"),
+        (GOOD + "colour = 3", "no field called colour"),
+        (GOOD + "program_ms = -1", "program_ms"),
+        (GOOD + "link_gbps = nan", "link_gbps"),
+        (GOOD + "banks = 3", "banks of .tiny. is 3"),
+        (GOOD + "banks = [{tag='A', kind='ddr4', base=0}]", r"\[tiny.banks\[0\]\] has no size"),
+        (GOOD + "banks = [{tag='A', kind='ddr9', base=0, size=4096}]", "kind of .* is 'ddr9'"),
+        (GOOD + "banks = [{tag='A', kind='ddr4', base=0, size=4096, count=49}]", "count"),
+        (GOOD + "banks = [{tag='A', kind='ddr4', base=0, size=4096, colour=1}]", "colour"),
+        (
+            GOOD + "banks = [{tag='A', kind='ddr4', base=0, size=4096}, {tag='B', kind='ddr4', base=4095, size=4096}]",
+            "overlapping",
+        ),
+        (GOOD.replace("[tiny]", '["ti ny"]'), "the name"),
+        (GOOD.replace("[tiny]", f"[{'x' * 32}]"), "the name"),
+    ],
+)
 def test_broken_board_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, reason: str) -> None:
     file = tmp_path / "mine.toml"
     file.write_bytes(content.encode("utf-8", "surrogateescape"))
@@ -152,11 +160,28 @@ def test_missing_board_file(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- specs -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("specs", [
-    (), ("",), (",",), ("pac-a10,",), ("pac",), ("PAC-A10",), ("pac-a10:",), ("pac-a10:0",), ("pac-a10:-1",),
-    ("pac-a10:two",), ("pac-a10:1:1",), ("pac-a10;u250",), ("pac-a10:99999",), ("pac-a10:600", "u250:600"), (3,),
-    ("pac-a10\0",), ("../../x",),
-])
+@pytest.mark.parametrize(
+    "specs",
+    [
+        (),
+        ("",),
+        (",",),
+        ("pac-a10,",),
+        ("pac",),
+        ("PAC-A10",),
+        ("pac-a10:",),
+        ("pac-a10:0",),
+        ("pac-a10:-1",),
+        ("pac-a10:two",),
+        ("pac-a10:1:1",),
+        ("pac-a10;u250",),
+        ("pac-a10:99999",),
+        ("pac-a10:600", "u250:600"),
+        (3,),
+        ("pac-a10\0",),
+        ("../../x",),
+    ],
+)
 def test_bad_spec(specs: tuple[str, ...]) -> None:
     with pytest.raises(emu.SpecError) as caught:
         emu.rack(*specs)
@@ -180,7 +205,12 @@ def test_addresses() -> None:
     assert len(set(functions)) == len(functions)
     with emu.rack("pac-a10:2,u250", "d5005, aws-f1") as rack:
         assert [info.bdf for info in rack.devices()] == [
-            "0000:00:1d.0", "0000:3b:00.0", "0000:3c:00.0", "0000:3d:00.0", "0000:5e:00.1"]
+            "0000:00:1d.0",
+            "0000:3b:00.0",
+            "0000:3c:00.0",
+            "0000:3d:00.0",
+            "0000:5e:00.1",
+        ]
 
 
 # ---- the tree --------------------------------------------------------------------------------------------------
@@ -315,8 +345,10 @@ def test_forgotten_rack_is_deleted() -> None:
 
 
 def test_forked_child_leaves_the_rack(tmp_path: Path) -> None:
-    code = ("import os, sys, fpgahal.emu\nrack = fpgahal.emu.rack('pac-a10')\nchild = os.fork()\n"
-            "if child == 0: sys.exit()\nos.waitpid(child, 0)\nprint(len(rack.devices()))")
+    code = (
+        "import os, sys, fpgahal.emu\nrack = fpgahal.emu.rack('pac-a10')\nchild = os.fork()\n"
+        "if child == 0: sys.exit()\nos.waitpid(child, 0)\nprint(len(rack.devices()))"
+    )
     assert output(python(code)) == "1"
 
 
@@ -445,9 +477,11 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("round", range(3))
 def test_four_processes_make_it_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, round: int) -> None:
     start = tmp_path / "start"
-    code = (f"import os, time, json, fpgahal.emu as e, fpgahal._sysfs as s\nprint('ready', flush=True)\n"
-            f"while not os.path.exists({str(start)!r}): time.sleep(0.001)\n"
-            "d = e.active(); print(json.dumps([d, os.stat(d + '/rack.bin').st_ino, len(s.scan(d))]))")
+    code = (
+        f"import os, time, json, fpgahal.emu as e, fpgahal._sysfs as s\nprint('ready', flush=True)\n"
+        f"while not os.path.exists({str(start)!r}): time.sleep(0.001)\n"
+        "d = e.active(); print(json.dumps([d, os.stat(d + '/rack.bin').st_ino, len(s.scan(d))]))"
+    )
     racers = [python(code, FPGAHAL_EMULATE="d5005:20,u250:20,pac-a10") for _ in range(4)]
     try:
         for racer in racers:

@@ -40,8 +40,9 @@ METADATA: dict[str, Any] = {
 }
 
 
-def gbs(metadata: object = None, *, text: bytes | None = None, length: int | None = None,
-        payload: bytes = RBF) -> bytes:
+def gbs(
+    metadata: object = None, *, text: bytes | None = None, length: int | None = None, payload: bytes = RBF
+) -> bytes:
     """Put a GBS together without looking at it."""
     if text is None:
         text = json.dumps(METADATA if metadata is None else metadata).encode()
@@ -127,8 +128,11 @@ BROKEN: list[tuple[str, bytes, str]] = [
     ("interface is null UUID", image(interface_uuid=str(uuid.UUID(int=0))), "interface-uuid is the null UUID"),
     ("power negative", image(power=-1), "power is -1, expected 0..1e+06"),
     ("power true", image(power=True), "power is True, expected a number"),
-    ("clock infinite", text_with('"clock-frequency-high": 200', '"clock-frequency-high": 1e999'),
-     "clock-frequency-high is too large"),
+    (
+        "clock infinite",
+        text_with('"clock-frequency-high": 200', '"clock-frequency-high": 1e999'),
+        "clock-frequency-high is too large",
+    ),
     ("clock negative", image(clock_frequency_high=-200.5), "clock-frequency-high is -200.5"),
     ("clock absurd", image(clock_frequency_low=10**9), "clock-frequency-low is 1000000000, expected 0..10000"),
     ("clock word", image(clock_frequency_low="fast"), "clock-frequency-low is 'fast'"),
@@ -141,8 +145,11 @@ BROKEN: list[tuple[str, bytes, str]] = [
     ("clusters empty", image(accelerator_clusters=[]), "accelerator-clusters is empty"),
     ("clusters object", image(accelerator_clusters={}), "accelerator-clusters is mappingproxy({}), expected an array"),
     ("cluster text", image(accelerator_clusters=["nlb0"]), "accelerator-clusters[0] is 'nlb0'"),
-    ("second cluster empty", image(accelerator_clusters=[METADATA["afu-image"]["accelerator-clusters"][0], {}]),
-     "accelerator-clusters[1].name is missing"),
+    (
+        "second cluster empty",
+        image(accelerator_clusters=[METADATA["afu-image"]["accelerator-clusters"][0], {}]),
+        "accelerator-clusters[1].name is missing",
+    ),
     ("no cluster name", changed(lambda m, i, c: c.pop("name")), "accelerator-clusters[0].name is missing"),
     ("name number", cluster(name=3), "[0].name is 3"),
     ("name 512 bytes", cluster(name="n" * 512), "[0].name takes 512 bytes, at most 511 are safe"),
@@ -156,8 +163,11 @@ BROKEN: list[tuple[str, bytes, str]] = [
     ("no AFU id", changed(lambda m, i, c: c.pop("accelerator-type-uuid")), "accelerator-type-uuid is missing"),
     ("AFU id word", cluster(accelerator_type_uuid="nlb0"), "accelerator-type-uuid is 'nlb0'"),
     ("AFU id in braces", cluster(accelerator_type_uuid=f"{{{AFU}}}"), "accelerator-type-uuid is '{d8424dc4"),
-    ("AFU id is null UUID", cluster(accelerator_type_uuid=str(uuid.UUID(int=0))),
-     "accelerator-type-uuid is the null UUID"),
+    (
+        "AFU id is null UUID",
+        cluster(accelerator_type_uuid=str(uuid.UUID(int=0))),
+        "accelerator-type-uuid is the null UUID",
+    ),
     ("emulated image cut", gbs(payload=build_emulated(INTERFACE, AFU)[:30]), "RBF: the emulated image is missing"),
     ("emulated image damaged", damaged_image(), "RBF: the emulated image is damaged"),
     ("emulated image of another AFU", gbs(payload=build_emulated(INTERFACE, OTHER)), "image holds AFU id 00000000"),
@@ -227,27 +237,43 @@ def test_emulated_image() -> None:
 RBFS = st.binary(max_size=200).map(lambda raw: b"\xff" + raw)
 
 
-@given(afu=st.uuids(), interface=st.uuids(), payload=RBFS,
-       platform=st.none() | st.just("p"),
-       clock=st.none() | st.floats(0, 10_000), power=st.none() | st.integers(0, 300),
-       name=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=100))
-def test_round_trip(afu: uuid.UUID, interface: uuid.UUID, payload: bytes, platform: str | None, clock: float | None,
-                    power: int | None, name: str) -> None:
-    found = Bitstream.parse(build_gbs(afu, interface, payload, name=name, platform=platform, clock_mhz=clock,
-                                      power=power))
+@given(
+    afu=st.uuids(),
+    interface=st.uuids(),
+    payload=RBFS,
+    platform=st.none() | st.just("p"),
+    clock=st.none() | st.floats(0, 10_000),
+    power=st.none() | st.integers(0, 300),
+    name=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=100),
+)
+def test_round_trip(
+    afu: uuid.UUID,
+    interface: uuid.UUID,
+    payload: bytes,
+    platform: str | None,
+    clock: float | None,
+    power: int | None,
+    name: str,
+) -> None:
+    found = Bitstream.parse(
+        build_gbs(afu, interface, payload, name=name, platform=platform, clock_mhz=clock, power=power)
+    )
     assert (found.afu_id, found.interface_id, found.platform) == (afu, interface, platform or "")
     assert bytes(found.payload) == payload
     assert found.clocks == (() if clock is None else (("high", clock), ("low", clock / 2)))
     assert found.metadata["afu-image"]["accelerator-clusters"][0]["name"] == name
 
 
-@pytest.mark.parametrize(("change", "fragment"), [
-    ({"payload": b""}, "the RBF is empty"),
-    ({"afu_id": "nonsense"}, "accelerator-type-uuid"),
-    ({"interface_id": uuid.UUID(int=0)}, "null UUID"),
-    ({"clock_mhz": float("nan")}, "NaN"),
-    ({"name": "x" * 9000}, "JSON length"),
-])
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    [
+        ({"payload": b""}, "the RBF is empty"),
+        ({"afu_id": "nonsense"}, "accelerator-type-uuid"),
+        ({"interface_id": uuid.UUID(int=0)}, "null UUID"),
+        ({"clock_mhz": float("nan")}, "NaN"),
+        ({"name": "x" * 9000}, "JSON length"),
+    ],
+)
 def test_builder_refuses(change: dict[str, Any], fragment: str) -> None:
     with pytest.raises(BitstreamError, match=fragment):
         build_gbs(**(dict[str, Any](afu_id=AFU, interface_id=INTERFACE, payload=RBF) | change))
@@ -267,13 +293,17 @@ def test_any_bytes(tail: bytes) -> None:
     survives(gbs(text=tail[:200], payload=tail))
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+)
 
 
 @settings(max_examples=300)
-@given(key=st.sampled_from([*METADATA, *METADATA["afu-image"], *METADATA["afu-image"]["accelerator-clusters"][0]]),
-       value=JSON)
+@given(
+    key=st.sampled_from([*METADATA, *METADATA["afu-image"], *METADATA["afu-image"]["accelerator-clusters"][0]]),
+    value=JSON,
+)
 def test_any_json_in_any_field(key: str, value: object) -> None:
     def replace(m: dict[str, Any], i: dict[str, Any], c: dict[str, Any]) -> None:
         next(place for place in (m, i, c) if key in place)[key] = value

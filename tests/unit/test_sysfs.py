@@ -150,7 +150,10 @@ def test_aws(machine: Machine) -> None:
     machine.user(AWS, 129, device=0xF010, vendor=0x1D0F, vbnv="", loaded="")
     info = only(machine)
     assert (info.name, info.platform, info.timestamp) == (
-        "AWS F1", "xilinx_aws-vu9p-f1_shell-v04261818_201920_3", 0xABCD)
+        "AWS F1",
+        "xilinx_aws-vu9p-f1_shell-v04261818_201920_3",
+        0xABCD,
+    )
     assert (info.afu_id, info.health.ok, info.management_bdf) == (None, True, "")
 
 
@@ -212,8 +215,9 @@ def test_fpga_region_that_is_no_pci_board_is_no_device(machine: Machine) -> None
 
 @pytest.mark.parametrize("code", [errno.EBUSY, errno.EIO, errno.ENODEV, errno.ETIMEDOUT])
 @pytest.mark.parametrize("file", ["afu_id", "xclbinuuid"])
-def test_identity_that_the_driver_refuses(machine: Machine, monkeypatch: pytest.MonkeyPatch, code: int,
-                                          file: str) -> None:
+def test_identity_that_the_driver_refuses(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, code: int, file: str
+) -> None:
     machine.all()
     really_open = os.open
 
@@ -290,10 +294,20 @@ DAMAGE: list[tuple[str, Damage, str, HealthStatus, str]] = [
     ("old FME gone", lambda m: drop(pac(m) / "intel-fpga-fme.0"), PAC, DEGRADED, "no management engine"),
     ("port gone", lambda m: drop(dfl(m) / "dfl-port.0"), DFL, FAILED, "FME.* without port: is dfl-pci"),
     ("old port gone", lambda m: drop(pac(m) / "intel-fpga-port.0"), PAC, FAILED, "without port: is intel-fpga-pci"),
-    ("port lent out", lambda m: (drop(dfl(m) / "dfl-port.0"), put(m.folder(DFL) / "sriov_numvfs", "2\n")), DFL, FAILED,
-     "2 virtual functions"),
-    ("port and FME gone", lambda m: (drop(dfl(m) / "dfl-port.0"), drop(dfl(m) / "dfl-fme.0")), DFL, FAILED,
-     "no port and no management engine"),
+    (
+        "port lent out",
+        lambda m: (drop(dfl(m) / "dfl-port.0"), put(m.folder(DFL) / "sriov_numvfs", "2\n")),
+        DFL,
+        FAILED,
+        "2 virtual functions",
+    ),
+    (
+        "port and FME gone",
+        lambda m: (drop(dfl(m) / "dfl-port.0"), drop(dfl(m) / "dfl-fme.0")),
+        DFL,
+        FAILED,
+        "no port and no management engine",
+    ),
     ("two FMEs", lambda m: (dfl(m) / "dfl-fme.9").mkdir(), DFL, DEGRADED, "2 management engines"),
     ("compat_id missing", lambda m: drop(compat(m)), DFL, DEGRADED, "interface id of dfl-fme.0 can't be read .ENOENT"),
     ("compat_id garbled", lambda m: put(compat(m), "?"), DFL, DEGRADED, "images can't be checked"),
@@ -315,8 +329,13 @@ DAMAGE: list[tuple[str, Damage, str, HealthStatus, str]] = [
     ("subsystem missing", lambda m: drop(m.folder(DFL) / "subsystem_device"), DFL, OK, ""),
     ("numa_node missing", lambda m: drop(m.folder(DFL) / "numa_node"), DFL, OK, ""),
     ("numa_node garbled", lambda m: put(m.folder(DFL) / "numa_node", "two"), DFL, OK, ""),
-    ("all PCI files gone", lambda m: [drop(m.folder(DFL) / n) for n in ("vendor", "device", "numa_node")], DFL,
-     DEGRADED, "vendor .*; .* device"),
+    (
+        "all PCI files gone",
+        lambda m: [drop(m.folder(DFL) / n) for n in ("vendor", "device", "numa_node")],
+        DFL,
+        DEGRADED,
+        "vendor .*; .* device",
+    ),
     ("device gone", lambda m: drop(m.folder(DFL)), DFL, FAILED, "is the device gone"),
     ("old device gone", lambda m: drop(m.folder(PAC)), PAC, FAILED, "intel-fpga-dev.0 can't be read .ENOENT"),
     ("user function gone", lambda m: drop(alveo(m)), ALVEO, FAILED, "is the device gone"),
@@ -362,8 +381,9 @@ def test_damage(machine: Machine, damage: Damage, bdf: str, status: HealthStatus
         assert hit.afu_id is None
 
 
-@pytest.mark.parametrize("folder", ["sys", "sys/class", "sys/class/fpga", "sys/class/fpga_region",
-                                    "sys/bus/pci/drivers"])
+@pytest.mark.parametrize(
+    "folder", ["sys", "sys/class", "sys/class/fpga", "sys/class/fpga_region", "sys/bus/pci/drivers"]
+)
 @pytest.mark.parametrize("how", [to_folder, to_fifo, lambda path: to_link(path, "/sys"), lambda path: drop(path)])
 def test_class_folders_damaged(machine: Machine, folder: str, how: Callable[[Path], None]) -> None:
     """Whole branches missing, of the wrong kind, or links out of the root: nothing raises, nothing foreign shows."""
@@ -444,8 +464,10 @@ def test_reading_helpers(tmp_path: Path) -> None:
 def test_root_itself(machine: Machine) -> None:
     """The tree as ``/``: the path that real machines take."""
     expected = [(info.address, str(info.health)) for info in scan(machine.all().root)]
-    code = (f"import os, fpgahal._sysfs as s\nos.chroot({str(machine.root)!r})\nos.chdir('/')\n"
-            "for info in s.scan(): print((info.address, str(info.health)), info.root)")
+    code = (
+        f"import os, fpgahal._sysfs as s\nos.chroot({str(machine.root)!r})\nos.chdir('/')\n"
+        "for info in s.scan(): print((info.address, str(info.health)), info.root)"
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     text = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert text.stdout.splitlines() == [f"{pair} /" for pair in expected]

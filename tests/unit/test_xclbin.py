@@ -37,22 +37,35 @@ OTHER = uuid.UUID(int=7)
 CLOCKS = [("DATA_CLK", 300.0), ("KERNEL_CLK", 500.0)]
 DDR = (0, 1)
 
-VADD = KernelInfo("vadd", (
-    ArgInfo(0, "a", ArgKind.BUFFER, "uint*", 8, 0x10, DDR),
-    ArgInfo(1, "b", ArgKind.BUFFER, "uint*", 8, 0x1C, DDR),
-    ArgInfo(2, "out", ArgKind.BUFFER, "uint*", 8, 0x28, DDR),
-    ArgInfo(3, "n", ArgKind.SCALAR, "uint", 4, 0x34),
-), ("vadd_1", "vadd_2"), 0x1000)
-COPY = KernelInfo("passthrough", (
-    ArgInfo(0, "src", ArgKind.BUFFER, "void*", 8, 0x10, (0,)),
-    ArgInfo(1, "dst", ArgKind.BUFFER, "void*", 8, 0x1C, (1,)),
-    ArgInfo(2, "bytes", ArgKind.SCALAR, "ulong", 8, 0x28),
-    ArgInfo(3, "pipe", ArgKind.STREAM, "stream", 8, 0),
-), ("passthrough_1",), 0x1000)
+VADD = KernelInfo(
+    "vadd",
+    (
+        ArgInfo(0, "a", ArgKind.BUFFER, "uint*", 8, 0x10, DDR),
+        ArgInfo(1, "b", ArgKind.BUFFER, "uint*", 8, 0x1C, DDR),
+        ArgInfo(2, "out", ArgKind.BUFFER, "uint*", 8, 0x28, DDR),
+        ArgInfo(3, "n", ArgKind.SCALAR, "uint", 4, 0x34),
+    ),
+    ("vadd_1", "vadd_2"),
+    0x1000,
+)
+COPY = KernelInfo(
+    "passthrough",
+    (
+        ArgInfo(0, "src", ArgKind.BUFFER, "void*", 8, 0x10, (0,)),
+        ArgInfo(1, "dst", ArgKind.BUFFER, "void*", 8, 0x1C, (1,)),
+        ArgInfo(2, "bytes", ArgKind.SCALAR, "ulong", 8, 0x28),
+        ArgInfo(3, "pipe", ArgKind.STREAM, "stream", 8, 0),
+    ),
+    ("passthrough_1",),
+    0x1000,
+)
 KERNELS = (VADD, COPY)
-BANKS = (BankInfo(0, "DDR[0]", "ddr4", 0, 16 << 30), BankInfo(1, "DDR[1]", "ddr4", 16 << 30, 16 << 30),
-         BankInfo(2, "PLRAM[0]", "plram", 32 << 30, 128 << 10, used=False),
-         BankInfo(3, "HOST[0]", "host", 1 << 40, 16 << 30, used=False))
+BANKS = (
+    BankInfo(0, "DDR[0]", "ddr4", 0, 16 << 30),
+    BankInfo(1, "DDR[1]", "ddr4", 16 << 30, 16 << 30),
+    BankInfo(2, "PLRAM[0]", "plram", 32 << 30, 128 << 10, used=False),
+    BankInfo(3, "HOST[0]", "host", 1 << 40, 16 << 30, used=False),
+)
 PAYLOAD = b"\x5a" * 1000
 
 SECTIONS = {
@@ -85,8 +98,9 @@ def poked(offset: int, layout: str, *values: object, data: bytes = GOOD) -> byte
 def entry(kind: str, data: bytes = GOOD) -> int:
     """Where a section's header is."""
     (count,) = struct.unpack_from("<I", data, 448)
-    return next(at for at in range(456, 456 + 40 * count, 40)
-                if struct.unpack_from("<I", data, at)[0] == KINDS.index(kind))
+    return next(
+        at for at in range(456, 456 + 40 * count, 40) if struct.unpack_from("<I", data, at)[0] == KINDS.index(kind)
+    )
 
 
 def starts(kind: str) -> int:
@@ -115,8 +129,13 @@ def many(units: int) -> bytes:
     """Give a file of one kernel with many compute units and an argument at the very end."""
     arg = ArgInfo(0, "n", ArgKind.SCALAR, "uint", 4, 0xFF4)
     kernel = KernelInfo("k", (arg,), tuple(f"k_{i}" for i in range(units)))
-    return xclbin({"EMBEDDED_METADATA": kernel_xml([kernel], VBNV, CLOCKS), "IP_LAYOUT": ip_table([kernel]),
-                   "CONNECTIVITY": connection_table([])})
+    return xclbin(
+        {
+            "EMBEDDED_METADATA": kernel_xml([kernel], VBNV, CLOCKS),
+            "IP_LAYOUT": ip_table([kernel]),
+            "CONNECTIVITY": connection_table([]),
+        }
+    )
 
 
 def tree(old: bytes, new: bytes) -> bytes:
@@ -139,7 +158,7 @@ BROKEN: list[tuple[str, bytes, str]] = [
     ("xclbin3", b"xclbin3\0" + GOOD[8:], "it starts with b'xclbin3"),
     ("only the magic", GOOD[:8], "the header is missing: it takes 456 bytes"),
     ("header cut", GOOD[:455], "there are only 455"),
-    ("cut in half", GOOD[:len(GOOD) // 2], f"but the file has {len(GOOD) // 2}: it was cut"),
+    ("cut in half", GOOD[: len(GOOD) // 2], f"but the file has {len(GOOD) // 2}: it was cut"),
     ("last byte missing", GOOD[:-1], f"but the file has {len(GOOD) - 1}: it was cut"),
     ("byte appended", GOOD + b"\0", "something was appended"),
     ("m_length too small", poked(304, "<Q", 500), "the header claims 500 bytes"),
@@ -165,17 +184,25 @@ BROKEN: list[tuple[str, bytes, str]] = [
     ("section in the header", poked(entry("BITSTREAM") + 24, "<Q", 8), "starts at byte 8, inside the table"),
     ("section beyond the file", poked(entry("BITSTREAM") + 24, "<Q", 1 << 40), "1000 bytes at 1099511627776"),
     ("section too large", poked(entry(XML) + 32, "<Q", 1 << 33), "section EMBEDDED_METADATA has 8589934592 bytes"),
-    ("offset and size overflow", poked(entry("BITSTREAM") + 24, "<QQ", ALL_ONES - 7, 16),
-     "section BITSTREAM has 16 bytes at 18446744073709551608"),
-    ("sections overlap", poked(entry(MEMS) + 24, "<Q", starts(XML) + 8),
-     "section MEM_TOPOLOGY at byte 784 overlaps section EMBEDDED_METADATA"),
-    ("one section inside another", poked(entry(IPS) + 24, "<Q", starts("BITSTREAM")),
-     "overlaps section IP_LAYOUT"),
+    (
+        "offset and size overflow",
+        poked(entry("BITSTREAM") + 24, "<QQ", ALL_ONES - 7, 16),
+        "section BITSTREAM has 16 bytes at 18446744073709551608",
+    ),
+    (
+        "sections overlap",
+        poked(entry(MEMS) + 24, "<Q", starts(XML) + 8),
+        "section MEM_TOPOLOGY at byte 784 overlaps section EMBEDDED_METADATA",
+    ),
+    ("one section inside another", poked(entry(IPS) + 24, "<Q", starts("BITSTREAM")), "overlaps section IP_LAYOUT"),
     ("no XML section", xclbin({XML: None}), "section EMBEDDED_METADATA is missing"),
     ("no memories", xclbin({MEMS: None}), "section MEM_TOPOLOGY is missing"),
     ("no IPs", xclbin({IPS: None}), "section IP_LAYOUT is missing"),
-    ("no connections", xclbin({"CONNECTIVITY": None}),
-     "section CONNECTIVITY is missing, but kernel vadd has buffer arguments"),
+    (
+        "no connections",
+        xclbin({"CONNECTIVITY": None}),
+        "section CONNECTIVITY is missing, but kernel vadd has buffer arguments",
+    ),
     ("BITSTREAM empty", poked(entry("BITSTREAM") + 32, "<Q", 0), "section BITSTREAM is empty"),
     # memories
     ("memories empty", xclbin({MEMS: b""}), "MEM_TOPOLOGY: the count is missing"),
@@ -190,8 +217,11 @@ BROKEN: list[tuple[str, bytes, str]] = [
     ("memory base", section(MEMS, 48 + 16, "<Q", ALL_ONES), "at 0xffffffffffffffff, beyond the 64-bit"),
     ("memory tag unterminated", section(MEMS, 8 + 24, "16s", b"D" * 16), "the tag of memory 0 has no terminating NUL"),
     ("memory tag unprintable", section(MEMS, 48 + 24, "16s", b"\x01"), "the tag of memory 1 is not printable"),
-    ("groups negative", xclbin({"GROUP_TOPOLOGY": poked(0, "<i", -9, data=SECTIONS[MEMS])}),
-     "GROUP_TOPOLOGY: the count of entries is negative: -9"),
+    (
+        "groups negative",
+        xclbin({"GROUP_TOPOLOGY": poked(0, "<i", -9, data=SECTIONS[MEMS])}),
+        "GROUP_TOPOLOGY: the count of entries is negative: -9",
+    ),
     # IPs
     ("IPs huge", section(IPS, 0, "<i", 0x10000000), "IP_LAYOUT: the count of entries is absurd: 268435456"),
     ("IPs negative", section(IPS, 0, "<i", -2147483648), "IP_LAYOUT: the count of entries is negative"),
@@ -203,8 +233,11 @@ BROKEN: list[tuple[str, bytes, str]] = [
     ("IPs at one address", section(IPS, 88 + 8, "<Q", 0x1800000), "vadd:vadd_2 and vadd:vadd_1 are both at address"),
     ("instance without IP", section(IPS, 88 + 16, "64s", b"vadd:vadd_3"), "instance vadd:vadd_2 is not in IP_LAYOUT"),
     # connections
-    ("connections negative", section("CONNECTIVITY", 0, "<i", -3),
-     "CONNECTIVITY: the count of entries is negative: -3"),
+    (
+        "connections negative",
+        section("CONNECTIVITY", 0, "<i", -3),
+        "CONNECTIVITY: the count of entries is negative: -3",
+    ),
     ("connections huge", section("CONNECTIVITY", 0, "<i", 1 << 21), "CONNECTIVITY: the count of entries is absurd"),
     ("connection memory", section("CONNECTIVITY", 12, "<i", 4), "connection 0 names memory 4, but there are 4"),
     ("connection memory -1", section("CONNECTIVITY", 12, "<i", -1), "connection 0 names memory -1"),
@@ -212,22 +245,38 @@ BROKEN: list[tuple[str, bytes, str]] = [
     ("connection IP -1", section("CONNECTIVITY", 16 + 4, "<i", -1), "connection 1 names IP -1"),
     ("connection argument", section("CONNECTIVITY", 4, "<i", 4), "names argument 4 of vadd:vadd_1, which has 4"),
     ("connection argument -1", section("CONNECTIVITY", 4, "<i", -1), "names argument -1 of vadd:vadd_1"),
-    ("bad plain connection behind good groups",
-     xclbin({"CONNECTIVITY": poked(12, "<i", 77, data=SECTIONS["CONNECTIVITY"]),
-             "GROUP_CONNECTIVITY": SECTIONS["CONNECTIVITY"]}), "section CONNECTIVITY: connection 0 names memory 77"),
-    ("group connection memory", xclbin({"GROUP_CONNECTIVITY": connection_table([(0, 0, 9)])}),
-     "GROUP_CONNECTIVITY: connection 0 names memory 9"),
+    (
+        "bad plain connection behind good groups",
+        xclbin(
+            {
+                "CONNECTIVITY": poked(12, "<i", 77, data=SECTIONS["CONNECTIVITY"]),
+                "GROUP_CONNECTIVITY": SECTIONS["CONNECTIVITY"],
+            }
+        ),
+        "section CONNECTIVITY: connection 0 names memory 77",
+    ),
+    (
+        "group connection memory",
+        xclbin({"GROUP_CONNECTIVITY": connection_table([(0, 0, 9)])}),
+        "GROUP_CONNECTIVITY: connection 0 names memory 9",
+    ),
     # clocks
-    ("clocks negative", section("CLOCK_FREQ_TOPOLOGY", 0, "<h", -1),
-     "CLOCK_FREQ_TOPOLOGY: the count of entries is neg"),
+    (
+        "clocks negative",
+        section("CLOCK_FREQ_TOPOLOGY", 0, "<h", -1),
+        "CLOCK_FREQ_TOPOLOGY: the count of entries is neg",
+    ),
     ("clocks cut", section("CLOCK_FREQ_TOPOLOGY", 0, "<h", 3), "3 entries of 136 bytes need 410"),
     ("clock name", section("CLOCK_FREQ_TOPOLOGY", 10, "128s", b"c" * 128), "the name of clock 0 has no terminating"),
     # XML
     ("XML empty", xclbin({XML: b""}), "not XML: no element found"),
     ("XML is JSON", xclbin({XML: b"{}"}), "not XML: not well-formed"),
     ("XML cut", xclbin({XML: SECTIONS[XML][:-20]}), "not XML: unclosed token"),
-    ("XML in another encoding", xml('name="vadd"', 'name="\u0176"').replace("\u0176".encode(), b"\xc9\xc9"),
-     "(invalid token): line 2"),
+    (
+        "XML in another encoding",
+        xml('name="vadd"', 'name="\u0176"').replace("\u0176".encode(), b"\xc9\xc9"),
+        "(invalid token): line 2",
+    ),
     ("XML DOCTYPE", xml("<project", '<!DOCTYPE p [<!ENTITY a "b">]><project'), "line 2 declares a DOCTYPE"),
     ("XML entity", xml('name="vadd"', 'name="&lol;"'), "not XML: undefined entity"),
     ("XML root", xml("<project", "<html", 1).replace(b"</project>", b"</html>   "), "the root element is <html>"),
@@ -241,34 +290,54 @@ BROKEN: list[tuple[str, bytes, str]] = [
     ("instance twice", xml('name="vadd_2"', 'name="vadd_1"'), "vadd has two instances of the same name"),
     ("instance name", xml('name="vadd_2"', 'name="vadd 2"'), "<instance> is named 'vadd 2'"),
     ("no instance", xml("instance", "insect", 99), "kernel vadd has no instance"),
-    ("129 instances", xml("<instance", "".join(f'<instance name="x{i}"/>' for i in range(127)) + "<instance"),
-     "vadd has 129 instances, XRT takes at most 128"),
+    (
+        "129 instances",
+        xml("<instance", "".join(f'<instance name="x{i}"/>' for i in range(127)) + "<instance"),
+        "vadd has 129 instances, XRT takes at most 128",
+    ),
     ("range a word", xml('range="0x1000"', 'range="all"'), "range='all' of <port> is not a number"),
     ("no range", xml(' range="0x1000"', ""), "<port> has no attribute 'range'"),
     ("range negative", xml('range="0x1000"', 'range="-4096"'), "range='-4096' of <port> is negative"),
-    ("range too small", xml('range="0x1000"', 'range="0x20"'),
-     "ends at register offset 0x24, beyond the register range"),
-    *((f"arg without {key}", xml(f" {key}=", f" x{key}="), f"<{tag}> has no attribute '{key}'")
-      for key, tag in (("addressQualifier", "arg"), ("id", "arg"), ("offset", "arg"), ("hostSize", "arg"))),
+    (
+        "range too small",
+        xml('range="0x1000"', 'range="0x20"'),
+        "ends at register offset 0x24, beyond the register range",
+    ),
+    *(
+        (f"arg without {key}", xml(f" {key}=", f" x{key}="), f"<{tag}> has no attribute '{key}'")
+        for key, tag in (("addressQualifier", "arg"), ("id", "arg"), ("offset", "arg"), ("hostSize", "arg"))
+    ),
     ("arg without size", xml(' size="0x8"', ""), "<arg> has no attribute 'size'"),
     ("arg without name", xml('<arg name="a"', "<arg"), "<arg> has no attribute 'name'"),
     ("arg name empty", xml('<arg name="a"', '<arg name=""'), "an argument of kernel vadd has the name ''"),
     ("qualifier 5", xml('addressQualifier="1"', 'addressQualifier="5"'), "addressQualifier of vadd.a is 5"),
-    ("qualifier a word", xml('addressQualifier="1"', 'addressQualifier="global"'),
-     "addressQualifier='global' of <arg>"),
+    (
+        "qualifier a word",
+        xml('addressQualifier="1"', 'addressQualifier="global"'),
+        "addressQualifier='global' of <arg>",
+    ),
     ("size negative", xml(' size="0x8"', ' size="-8"'), "size='-8' of <arg> is negative"),
     ("size 0", xml(' size="0x8"', ' size="0"'), "vadd.a has size 0"),
-    ("size huge", xml(' size="0x8"', ' size="0xffffffffffffffff"'),
-     "vadd.a ends at register offset 0x1000000000000000f"),
+    (
+        "size huge",
+        xml(' size="0x8"', ' size="0xffffffffffffffff"'),
+        "vadd.a ends at register offset 0x1000000000000000f",
+    ),
     ("hostSize octal", xml('hostSize="0x8"', 'hostSize="010"'), "hostSize='010' of <arg> is not a number"),
     ("offset a word", xml('offset="0x10"', 'offset="ten"'), "offset='ten' of <arg> is not a number"),
     ("offset negative", xml('offset="0x10"', 'offset="-0x10"'), "offset='-0x10' of <arg> is negative"),
     ("offset 70 bits", xml('offset="0x10"', 'offset="99999999999999999999"'), "does not fit in 64 bits"),
-    ("offset odd", xml('offset="0x10"', 'offset="0x11"'),
-     "vadd.a is at register offset 0x11, expected a multiple of 4"),
+    (
+        "offset odd",
+        xml('offset="0x10"', 'offset="0x11"'),
+        "vadd.a is at register offset 0x11, expected a multiple of 4",
+    ),
     ("offset on control", xml('offset="0x10"', 'offset="0x8"'), "vadd.a is at register offset 0x8, on the control"),
-    ("arguments overlap", xml('offset="0x1c"', 'offset="0x14"'),
-     "arguments a and b of kernel vadd overlap at offset 0x14"),
+    (
+        "arguments overlap",
+        xml('offset="0x1c"', 'offset="0x14"'),
+        "arguments a and b of kernel vadd overlap at offset 0x14",
+    ),
     ("id missing", xml('id="1"', 'id="7"'), "argument ids of kernel vadd are not contiguous: 1 is missing"),
     ("id not from 0", xml('id="0"', 'id=""'), "argument ids of kernel vadd are not contiguous: 0 is missing"),
     ("id of two kinds", xml('id="3"', 'id="2"'), "vadd.n has the same id 2 as out, but another addressQualifier"),
@@ -284,28 +353,49 @@ BROKEN: list[tuple[str, bytes, str]] = [
     ("tree size", section("PARTITION_METADATA", 4, ">I", 1 << 20), "the device tree claims 1048576 bytes"),
     ("tree structure", section("PARTITION_METADATA", 36, ">I", 0xFFFFFFFF), "the device tree's structure ends at"),
     ("tree strings", section("PARTITION_METADATA", 12, ">I", 0xFFFFFFF0), "the device tree's strings ends at"),
-    ("tree property", tree(struct.pack(">III", 3, 33, 12), struct.pack(">III", 3, 1 << 30, 12)),
-     "has 1073741824 bytes, beyond the end"),
-    ("tree name", tree(struct.pack(">III", 3, 33, 12), struct.pack(">III", 3, 33, 999)),
-     "a property's name in the device tree has no terminating NUL"),
+    (
+        "tree property",
+        tree(struct.pack(">III", 3, 33, 12), struct.pack(">III", 3, 1 << 30, 12)),
+        "has 1073741824 bytes, beyond the end",
+    ),
+    (
+        "tree name",
+        tree(struct.pack(">III", 3, 33, 12), struct.pack(">III", 3, 33, 999)),
+        "a property's name in the device tree has no terminating NUL",
+    ),
     ("tree token", tree(struct.pack(">II", 2, 9), struct.pack(">II", 2, 8)), "has the token 8 at"),
-    ("tree without end", tree(struct.pack(">II", 2, 9), struct.pack(">II", 4, 4)),
-     "a token of the device tree is missing"),
+    (
+        "tree without end",
+        tree(struct.pack(">II", 2, 9), struct.pack(">II", 4, 4)),
+        "a token of the device tree is missing",
+    ),
     ("tree ends too often", tree(struct.pack(">II", 2, 9), struct.pack(">II", 2, 2)), "has the token 2 at"),
-    ("interface null", xclbin({"PARTITION_METADATA": partition_tree([uuid.UUID(int=0)])}),
-     "interfaces/@0/interface_uuid is the null UUID"),
+    (
+        "interface null",
+        xclbin({"PARTITION_METADATA": partition_tree([uuid.UUID(int=0)])}),
+        "interfaces/@0/interface_uuid is the null UUID",
+    ),
     ("interface a word", tree(INTERFACE.hex.encode(), b"x" * 32), "interface_uuid is b'xxxx"),
     # key values
     ("keys not JSON", xclbin({"KEYVALUE_METADATA": b"k=v"}), "KEYVALUE_METADATA: not JSON"),
     ("keys an array", xclbin({"KEYVALUE_METADATA": b"[]"}), "KEYVALUE_METADATA: the JSON text is not an object"),
     ("keys an object", xclbin({"KEYVALUE_METADATA": b'{"key_values": {}}'}), "key_values is mappingproxy({})"),
-    ("key a number", xclbin({"KEYVALUE_METADATA": b'{"key_values": [{"key": 1, "value": ""}]}'}),
-     "key_values[0] is mappingproxy({'key': 1"),
+    (
+        "key a number",
+        xclbin({"KEYVALUE_METADATA": b'{"key_values": [{"key": 1, "value": ""}]}'}),
+        "key_values[0] is mappingproxy({'key': 1",
+    ),
     # emulated image
-    ("emulated image of another xclbin", xclbin({"BITSTREAM": build_emulated(INTERFACE, OTHER)}),
-     "BITSTREAM: the emulated image holds AFU id"),
-    ("emulated image of another board", xclbin({"BITSTREAM": build_emulated(OTHER, IDENT)}),
-     "BITSTREAM: the emulated image holds interface id"),
+    (
+        "emulated image of another xclbin",
+        xclbin({"BITSTREAM": build_emulated(INTERFACE, OTHER)}),
+        "BITSTREAM: the emulated image holds AFU id",
+    ),
+    (
+        "emulated image of another board",
+        xclbin({"BITSTREAM": build_emulated(OTHER, IDENT)}),
+        "BITSTREAM: the emulated image holds interface id",
+    ),
 ]
 
 
@@ -363,8 +453,12 @@ def test_signed_file_and_mirror_data() -> None:
 def test_groups_win() -> None:
     group = BankInfo(4, "group0", "ddr4", 0, 32 << 30)
     connections = default_connectivity(KERNELS)
-    data = xclbin({"GROUP_TOPOLOGY": memory_table((*BANKS, group)),
-                   "GROUP_CONNECTIVITY": connection_table([*connections, (0, 0, 4), (0, 1, 4)])})
+    data = xclbin(
+        {
+            "GROUP_TOPOLOGY": memory_table((*BANKS, group)),
+            "GROUP_CONNECTIVITY": connection_table([*connections, (0, 0, 4), (0, 1, 4)]),
+        }
+    )
     found = Bitstream.parse(data)
     assert found.banks == (*BANKS, group)
     assert found.kernels[0].args[0].banks == (0, 1, 4)
@@ -391,9 +485,12 @@ def test_compute_units_in_the_order_of_xrt() -> None:
 
 
 def test_arguments_of_one_id_are_merged() -> None:
-    found = Bitstream.parse(xml('<arg name="n"',
-                                '<arg name="high" addressQualifier="0" id="3" size="0x4" offset="0x38" '
-                                'hostSize="0x4" /><arg name="n"'))
+    found = Bitstream.parse(
+        xml(
+            '<arg name="n"',
+            '<arg name="high" addressQualifier="0" id="3" size="0x4" offset="0x38" hostSize="0x4" /><arg name="n"',
+        )
+    )
     assert (found.kernels[0].args[3].size, found.kernels[0].args[3].offset) == (8, 0x34)
 
 
@@ -417,8 +514,17 @@ def test_streams_have_no_address() -> None:
 
 def test_builder_is_reproducible() -> None:
     def build() -> bytes:
-        return build_xclbin(KERNELS, platform=VBNV, banks=BANKS, interface_id=INTERFACE, timestamp=5, uuid=IDENT,
-                            clocks=CLOCKS, payload=build_emulated(INTERFACE, IDENT), key_values={"a": "b"})
+        return build_xclbin(
+            KERNELS,
+            platform=VBNV,
+            banks=BANKS,
+            interface_id=INTERFACE,
+            timestamp=5,
+            uuid=IDENT,
+            clocks=CLOCKS,
+            payload=build_emulated(INTERFACE, IDENT),
+            key_values={"a": "b"},
+        )
 
     found = Bitstream.parse(build())
     assert build() == found.data
@@ -432,17 +538,20 @@ def test_builder_draws_a_uuid() -> None:
     assert len(ids) == 2
 
 
-@pytest.mark.parametrize(("change", "fragment"), [
-    ({"platform": "x" * 64}, "at most 63 fit"),
-    ({"banks": BANKS[1:]}, "has index 1 at position 0"),
-    ({"banks": [replace(BANKS[0], kind="tape")]}, "is of kind 'tape'"),
-    ({"banks": [replace(BANKS[0], size=1000)]}, "whole KiB"),
-    ({"clocks": [("KERNEL_CLK", 1e6)]}, "16 bits"),
-    ({"kernels": [replace(VADD, name="v-add")]}, "expected 1 to 63 letters"),
-    ({"kernels": [replace(VADD, compute_units=())]}, "has no instance"),
-    ({"kernels": [replace(VADD, compute_units=tuple(f"v{i}" for i in range(129)))]}, "at most 128"),
-    ({"connectivity": [(0, 0, 99)]}, "names memory 99"),
-])
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    [
+        ({"platform": "x" * 64}, "at most 63 fit"),
+        ({"banks": BANKS[1:]}, "has index 1 at position 0"),
+        ({"banks": [replace(BANKS[0], kind="tape")]}, "is of kind 'tape'"),
+        ({"banks": [replace(BANKS[0], size=1000)]}, "whole KiB"),
+        ({"clocks": [("KERNEL_CLK", 1e6)]}, "16 bits"),
+        ({"kernels": [replace(VADD, name="v-add")]}, "expected 1 to 63 letters"),
+        ({"kernels": [replace(VADD, compute_units=())]}, "has no instance"),
+        ({"kernels": [replace(VADD, compute_units=tuple(f"v{i}" for i in range(129)))]}, "at most 128"),
+        ({"connectivity": [(0, 0, 99)]}, "names memory 99"),
+    ],
+)
 def test_builder_refuses(change: dict[str, Any], fragment: str) -> None:
     with pytest.raises(ValueError, match=fragment):
         build_xclbin(**({"kernels": [VADD], "platform": VBNV, "banks": BANKS} | change))
@@ -461,22 +570,44 @@ def kernel_lists(draw: st.DrawFn) -> tuple[KernelInfo, ...]:
             size = 8 if buffer else draw(st.sampled_from([4, 8]))
             banks = tuple(sorted(draw(st.sets(st.integers(0, 1), min_size=1)))) if buffer else ()
             kind = ArgKind.BUFFER if buffer else ArgKind.SCALAR
-            args.append(ArgInfo(index, f"arg{index}", kind, draw(st.sampled_from(["uint", "float*", ""])), size, offset,
-                                banks))
+            args.append(
+                ArgInfo(index, f"arg{index}", kind, draw(st.sampled_from(["uint", "float*", ""])), size, offset, banks)
+            )
             offset += size + 4 * draw(st.integers(0, 3))
         units = tuple(f"{name}_{number}" for number in range(draw(st.integers(1, 4))))
         kernels.append(KernelInfo(name, tuple(args), units, 0x1000))
     return tuple(kernels)
 
 
-@given(kernels=kernel_lists(), ident=st.uuids(), interface=st.none() | st.uuids(), timestamp=st.integers(0, 2**64 - 1),
-       payload=st.binary(max_size=100).map(lambda raw: raw and b"\xff" + raw),
-       pairs=st.dictionaries(st.text(max_size=10), st.text(max_size=10), max_size=3))
-def test_round_trip(kernels: tuple[KernelInfo, ...], ident: uuid.UUID, interface: uuid.UUID | None, timestamp: int,
-                    payload: bytes, pairs: dict[str, str]) -> None:
+@given(
+    kernels=kernel_lists(),
+    ident=st.uuids(),
+    interface=st.none() | st.uuids(),
+    timestamp=st.integers(0, 2**64 - 1),
+    payload=st.binary(max_size=100).map(lambda raw: raw and b"\xff" + raw),
+    pairs=st.dictionaries(st.text(max_size=10), st.text(max_size=10), max_size=3),
+)
+def test_round_trip(
+    kernels: tuple[KernelInfo, ...],
+    ident: uuid.UUID,
+    interface: uuid.UUID | None,
+    timestamp: int,
+    payload: bytes,
+    pairs: dict[str, str],
+) -> None:
     pairs = {key.encode("ascii", "ignore").decode().replace("\0", ""): "v" for key in pairs}
-    found = Bitstream.parse(build_xclbin(kernels, platform=VBNV, banks=BANKS, interface_id=interface, uuid=ident,
-                                         timestamp=timestamp, payload=payload, key_values=pairs))
+    found = Bitstream.parse(
+        build_xclbin(
+            kernels,
+            platform=VBNV,
+            banks=BANKS,
+            interface_id=interface,
+            uuid=ident,
+            timestamp=timestamp,
+            payload=payload,
+            key_values=pairs,
+        )
+    )
     assert (found.kernels, found.afu_id, found.interface_id) == (kernels, ident, interface)
     assert (found.timestamp, bytes(found.payload), found.metadata["key_values"]) == (timestamp, payload, pairs)
 

@@ -60,8 +60,17 @@ class Machine:
     def node(self, name: str) -> Path:
         return put(self.root / "dev" / name)
 
-    def dfl(self, bdf: str, number: int, *, device: int = 0x0B2B, ports: int = 1, fme: bool = True, afu: str = NLB0,
-            interface: str = D5005) -> Path:
+    def dfl(
+        self,
+        bdf: str,
+        number: int,
+        *,
+        device: int = 0x0B2B,
+        ports: int = 1,
+        fme: bool = True,
+        afu: str = NLB0,
+        interface: str = D5005,
+    ) -> Path:
         """A board of the DFL driver: region `number`, ports from 10 * `number`; returns its container."""
         pci = self.pci(bdf, device)
         region = pci / "fpga_region" / f"region{number}"
@@ -90,8 +99,9 @@ class Machine:
         put(physical.parent.parent / "sriov_numvfs", "1\n")
         return container
 
-    def intel(self, bdf: str, number: int, *, device: int = 0x09C4, ports: int = 1, fme: bool = True,
-              afu: str = NLB0) -> Path:
+    def intel(
+        self, bdf: str, number: int, *, device: int = 0x09C4, ports: int = 1, fme: bool = True, afu: str = NLB0
+    ) -> Path:
         """A board of the old intel-fpga driver; returns its container."""
         pci = self.pci(bdf, device)
         container = pci / "fpga" / f"intel-fpga-dev.{number}"
@@ -108,8 +118,17 @@ class Machine:
             self.node(f"intel-fpga-fme.{number}")
         return container
 
-    def user(self, bdf: str, render: int, *, device: int = 0x5005, vendor: int = 0x10EE, driver: str = "xocl",
-             vbnv: str = "xilinx_u250_gen3x16_xdma_shell_3_1", loaded: str = XCLBIN) -> Path:
+    def user(
+        self,
+        bdf: str,
+        render: int,
+        *,
+        device: int = 0x5005,
+        vendor: int = 0x10EE,
+        driver: str = "xocl",
+        vbnv: str = "xilinx_u250_gen3x16_xdma_shell_3_1",
+        loaded: str = XCLBIN,
+    ) -> Path:
         """A user function of AMD's driver; returns its folder."""
         pci = self.pci(bdf, device, vendor)
         put(pci / "user_pf")

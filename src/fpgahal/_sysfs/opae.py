@@ -107,22 +107,37 @@ def _slots(tree: Tree, layout: Layout, functions: dict[str, Function], function:
         if not tree.has_node(basename(port)):
             verdict.failed(pci.missing_node(tree, basename(port)))
         nodes = (basename(port), basename(fme)) if fme else (basename(port),)
-        found.append(pci.record(
-            tree, function.folder, ids, verdict, bdf=function.bdf, slot=number, driver="opae",
-            kernel_driver=layout.kernel_driver, afu_id=afu_id, interface_id=interface_id, nodes=nodes,
-            management_bdf=manager.bdf if manager and manager is not function else ""))
+        found.append(
+            pci.record(
+                tree,
+                function.folder,
+                ids,
+                verdict,
+                bdf=function.bdf,
+                slot=number,
+                driver="opae",
+                kernel_driver=layout.kernel_driver,
+                afu_id=afu_id,
+                interface_id=interface_id,
+                nodes=nodes,
+                management_bdf=manager.bdf if manager and manager is not function else "",
+            )
+        )
     return found
 
 
-def _interface(tree: Tree, layout: Layout, manager: Function | None, function: Function,
-               verdict: pci.Verdict) -> tuple[uuid.UUID | None, str]:
+def _interface(
+    tree: Tree, layout: Layout, manager: Function | None, function: Function, verdict: pci.Verdict
+) -> tuple[uuid.UUID | None, str]:
     """Return the interface id and the FME's folder; what is wrong with them leaves the ports usable."""
     for problem in function.problems:
         verdict.degraded(problem)
     if manager is None or not manager.fmes:
         where = f"physical function {function.physical}" if function.physical else "this function"
-        verdict.degraded(f"no management engine (FME) on {where}: the slot can't be programmed from here; "
-                         f"in a virtual machine that is normal, else check that {layout.modules} is loaded")
+        verdict.degraded(
+            f"no management engine (FME) on {where}: the slot can't be programmed from here; "
+            f"in a virtual machine that is normal, else check that {layout.modules} is loaded"
+        )
         return None, ""
     fme = manager.fmes[0]
     if len(manager.fmes) > 1:
@@ -133,8 +148,10 @@ def _interface(tree: Tree, layout: Layout, manager: Function | None, function: F
     if isinstance(value, uuid.UUID):
         return value, fme
     reason = value.reason if isinstance(value, read.Unreadable) else "it is empty or all zero"
-    verdict.degraded(f"the interface id of {basename(fme)} can't be read ({reason}): images can't be checked "
-                     f"against it; is {layout.modules} loaded?")
+    verdict.degraded(
+        f"the interface id of {basename(fme)} can't be read ({reason}): images can't be checked "
+        f"against it; is {layout.modules} loaded?"
+    )
     return None, fme
 
 
@@ -170,5 +187,14 @@ def _without_port(tree: Tree, layout: Layout, function: Function) -> DeviceInfo:
         value = layout.interface_id(tree, function.fmes[0])
         interface_id = value if isinstance(value, uuid.UUID) else None
         nodes = (basename(function.fmes[0]),)
-    return pci.record(tree, function.folder, ids, verdict, bdf=function.bdf, driver="opae",
-                      kernel_driver=layout.kernel_driver, interface_id=interface_id, nodes=nodes)
+    return pci.record(
+        tree,
+        function.folder,
+        ids,
+        verdict,
+        bdf=function.bdf,
+        driver="opae",
+        kernel_driver=layout.kernel_driver,
+        interface_id=interface_id,
+        nodes=nodes,
+    )

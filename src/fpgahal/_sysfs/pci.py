@@ -78,8 +78,10 @@ def loaded(value: uuid.UUID | read.Unreadable | None, what: str, verdict: Verdic
     elif value.name in ("EACCES", "EPERM"):
         verdict.failed(f"{what} can't be read ({value.reason}): give this user read access to sysfs")
     elif value.number:
-        verdict.failed(f"port held in reset ({value.name} from {what}), as after a failed or unfinished "
-                       "reconfiguration: program a known good image")
+        verdict.failed(
+            f"port held in reset ({value.name} from {what}), as after a failed or unfinished "
+            "reconfiguration: program a known good image"
+        )
     else:
         verdict.failed(f"{what} is garbled ({value.reason}): program a known good image, or power-cycle the card")
     return None
@@ -91,10 +93,25 @@ def missing_node(tree: Tree, name: str) -> str:
     return f"device node {node} is missing: in a container, pass it in (--device {node}); else check udev"
 
 
-def record(tree: Tree, folder: str, found: Ids, verdict: Verdict, *, bdf: str, driver: str, kernel_driver: str,
-           slot: int = 0, afu_id: uuid.UUID | None = None, interface_id: uuid.UUID | None = None, vbnv: str = "",
-           name: str = "", timestamp: int = 0, nodes: tuple[str, ...] = (), management_bdf: str = "",
-           serial: str = "") -> DeviceInfo:
+def record(
+    tree: Tree,
+    folder: str,
+    found: Ids,
+    verdict: Verdict,
+    *,
+    bdf: str,
+    driver: str,
+    kernel_driver: str,
+    slot: int = 0,
+    afu_id: uuid.UUID | None = None,
+    interface_id: uuid.UUID | None = None,
+    vbnv: str = "",
+    name: str = "",
+    timestamp: int = 0,
+    nodes: tuple[str, ...] = (),
+    management_bdf: str = "",
+    serial: str = "",
+) -> DeviceInfo:
     """Make the record of one slot and fill in what follows from the rest: names, root, the mark of an emulated board.
 
     `nodes` are names below ``/dev``; `name` overrides the table of boards.
@@ -104,9 +121,24 @@ def record(tree: Tree, folder: str, found: Ids, verdict: Verdict, *, bdf: str, d
         short, _, title = read.line(f"{folder}/fpgahal_board").partition(" ")
     title = name or title or boards.generic(found.vendor, found.device)
     return DeviceInfo(
-        bdf=bdf, slot=slot, driver=driver, name=f"EMULATED {title}" if tree.emulated else title,
-        vendor_id=found.vendor, device_id=found.device, subvendor_id=found.subvendor, subdevice_id=found.subdevice,
-        afu_id=afu_id, interface_id=interface_id, platform=vbnv or short, timestamp=timestamp,
-        kernel_driver=kernel_driver, numa_node=found.numa_node, health=verdict.health(), emulated=tree.emulated,
-        device_nodes=tuple(tree.node(node) for node in nodes), management_bdf=management_bdf, serial=serial,
-        root=tree.root or "/")
+        bdf=bdf,
+        slot=slot,
+        driver=driver,
+        name=f"EMULATED {title}" if tree.emulated else title,
+        vendor_id=found.vendor,
+        device_id=found.device,
+        subvendor_id=found.subvendor,
+        subdevice_id=found.subdevice,
+        afu_id=afu_id,
+        interface_id=interface_id,
+        platform=vbnv or short,
+        timestamp=timestamp,
+        kernel_driver=kernel_driver,
+        numa_node=found.numa_node,
+        health=verdict.health(),
+        emulated=tree.emulated,
+        device_nodes=tuple(tree.node(node) for node in nodes),
+        management_bdf=management_bdf,
+        serial=serial,
+        root=tree.root or "/",
+    )

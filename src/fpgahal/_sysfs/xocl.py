@@ -53,24 +53,37 @@ def _user(tree: Tree, bdf: str, path: str, manager: str, managers: dict[str, str
     verdict = pci.Verdict()
     folder, names = _open(tree, path, verdict)
     if not folder:
-        return pci.record(tree, "", pci.Ids(), verdict, bdf=bdf, driver="xrt", kernel_driver="xocl",
-                          management_bdf=manager)
+        return pci.record(
+            tree, "", pci.Ids(), verdict, bdf=bdf, driver="xrt", kernel_driver="xocl", management_bdf=manager
+        )
     ids = pci.ids(folder, verdict)
     _judge_driver_state(folder, verdict)
     loaded = pci.loaded(read.guid(f"{folder}/xclbinuuid"), "xclbinuuid", verdict, "is this really a user function?")
     vbnv, timestamp = _shell(folder, names, ids, verdict)
     return pci.record(
-        tree, folder, ids, verdict, bdf=bdf, driver="xrt", kernel_driver="xocl", afu_id=loaded,
-        interface_id=_interface_id(folder, verdict), vbnv=vbnv, timestamp=timestamp,
-        nodes=_nodes(tree, folder, managers.get(manager, ""), verdict), management_bdf=manager,
-        serial=_serial(folder, names))
+        tree,
+        folder,
+        ids,
+        verdict,
+        bdf=bdf,
+        driver="xrt",
+        kernel_driver="xocl",
+        afu_id=loaded,
+        interface_id=_interface_id(folder, verdict),
+        vbnv=vbnv,
+        timestamp=timestamp,
+        nodes=_nodes(tree, folder, managers.get(manager, ""), verdict),
+        management_bdf=manager,
+        serial=_serial(folder, names),
+    )
 
 
 def _judge_driver_state(folder: str, verdict: pci.Verdict) -> None:
     ready = read.number(f"{folder}/ready")
     if ready == 0:
-        verdict.failed("the driver reports the card as not ready (ready=0x0): dmesg says why; a reset may help "
-                       "(xbutil reset)")
+        verdict.failed(
+            "the driver reports the card as not ready (ready=0x0): dmesg says why; a reset may help (xbutil reset)"
+        )
     elif isinstance(ready, read.Unreadable) and not ready.missing:  # very old drivers have no such file
         verdict.degraded(f"whether the card is ready can't be read ({ready.reason})")
     if read.number(f"{folder}/dev_offline") == 1:
@@ -153,11 +166,26 @@ def _lonely_manager(tree: Tree, bdf: str, path: str) -> DeviceInfo:
     if folder and read.number(f"{folder}/mfg") == 1:
         board = read.line(f"{folder}/board_name") or boards.lookup(ids.vendor, ids.device)[0] or "board"
         name = f"xilinx_{board}_GOLDEN_{read.line(f'{folder}/mfg_ver') or '?'}"
-        verdict.failed(f"the card holds its factory (golden) image {name}: flash a shell with xbmgmt program --base "
-                       "and power-cycle the machine")
+        verdict.failed(
+            f"the card holds its factory (golden) image {name}: flash a shell with xbmgmt program --base "
+            "and power-cycle the machine"
+        )
     elif folder:
-        verdict.failed("a management function without user function: load xocl (xrt-user), or program a shell with "
-                       "xbmgmt program --shell")
+        verdict.failed(
+            "a management function without user function: load xocl (xrt-user), or program a shell with "
+            "xbmgmt program --shell"
+        )
     node = _management_node(tree, path) if folder else ""
-    return pci.record(tree, folder, ids, verdict, bdf=bdf, driver="xrt", kernel_driver="xocl", vbnv=name, name=name,
-                      nodes=(node,) if node and tree.has_node(node) else (), management_bdf=bdf)
+    return pci.record(
+        tree,
+        folder,
+        ids,
+        verdict,
+        bdf=bdf,
+        driver="xrt",
+        kernel_driver="xocl",
+        vbnv=name,
+        name=name,
+        nodes=(node,) if node and tree.has_node(node) else (),
+        management_bdf=bdf,
+    )

@@ -35,12 +35,21 @@ SWEEP_LINES = (1024, 65532)  # NLB lines of the tests in `all`: 64 KiB, and near
 
 def build_parser() -> Parser:
     """Declare the options."""
-    parser = Parser(prog="fpgahal-bench", parents=[common_options()], epilog=EPILOG,
-                    description="Measure an FPGA board, real or emulated.",
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="fpgahal-bench",
+        parents=[common_options()],
+        epilog=EPILOG,
+        description="Measure an FPGA board, real or emulated.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"fpgahal {fpgahal.__version__}")
-    parser.add_argument("what", nargs="?", choices=("all", "latency", "dma", "nlb"), default="all",
-                        help="what to measure (default: all)")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=("all", "latency", "dma", "nlb"),
+        default="all",
+        help="what to measure (default: all)",
+    )
     parser.add_argument("--device", metavar="SELECTOR", help="0000:3b:00.0; may be left out if there is one")
     parser.add_argument("--program", metavar="IMAGE", help="load this image first, also onto a real board")
     parser.add_argument("--seconds", type=float, default=0.2, metavar="S", help="time for each figure (default 0.2)")
@@ -95,15 +104,21 @@ def prepare(dev: Device, image: str | None) -> None:
 def latencies(dev: Device, seconds: float, report: Report) -> tuple[dict[str, Any], list[float]]:
     """Every latency, printed as it is found."""
     launch, samples = calls.launches(dev, seconds)
-    found = {"enumerate": calls.enumeration(seconds), "verify": calls.verification(dev, seconds),
-             "csr": calls.registers(dev, seconds), "launch": launch}
+    found = {
+        "enumerate": calls.enumeration(seconds),
+        "verify": calls.verification(dev, seconds),
+        "csr": calls.registers(dev, seconds),
+        "launch": launch,
+    }
     for name, entry in found.items():
         figures = entry if "p50_ns" in entry or "skipped" in entry else next(iter(entry.values()))
         if "skipped" in figures:
             report.line(f"{name:<10} skipped: {figures['skipped']}")
         else:
-            report.line(f"{name:<10} p50 {duration(figures['p50_ns']):>10}   p99 {duration(figures['p99_ns']):>10}"
-                        f"   ({figures['samples']} samples)")
+            report.line(
+                f"{name:<10} p50 {duration(figures['p50_ns']):>10}   p99 {duration(figures['p99_ns']):>10}"
+                f"   ({figures['samples']} samples)"
+            )
     return found, samples
 
 
@@ -117,8 +132,17 @@ def nlb_tests(dev: Device, args: argparse.Namespace, report: Report) -> list[dic
         if not dev.info.emulated and dev.afu_id != wanted.AFU_ID:  # a real board keeps what it runs
             continue
         for lines in SWEEP_LINES:
-            options = argparse.Namespace(mode=mode, begin=lines, end=lines, multi_cl=1, strided_access=1,
-                                         continuous=False, program=None, seconds=args.seconds)
+            options = argparse.Namespace(
+                mode=mode,
+                begin=lines,
+                end=lines,
+                multi_cl=1,
+                strided_access=1,
+                continuous=False,
+                program=None,
+                seconds=args.seconds,
+                timeout=args.timeout,
+            )
             report.line()
             report.line(f"NLB {mode}, {lines} cache lines")
             list(nlb.sweep(dev, options))  # the first run also starts threads and fills tables

@@ -34,7 +34,9 @@ def load(dev: Device, afu: str, afu_id: uuid.UUID | None, image: str | None) -> 
     elif dev.info.emulated:
         dev.program(Bitstream.parse(emulated.image(afu, emulated.kind(dev.info)), f"{afu} image"))
     elif afu_id is not None:
-        raise DeviceStateError(f"{dev.info.address} runs {dev.afu_id or 'nothing'}, not {afu} ({afu_id}).",
-                               hint="A real board is reprogrammed only with --program IMAGE.")
+        raise DeviceStateError(
+            f"{dev.info.address} runs {dev.afu_id or 'nothing'}, not {afu} ({afu_id}).",
+            hint="A real board is reprogrammed only with --program IMAGE.",
+        )
     if afu_id is not None:
         dev.verify(afu_id)

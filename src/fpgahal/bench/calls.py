@@ -31,8 +31,12 @@ def sample(call: Callable[[], object], seconds: float, batch: int = 1, least: in
 def summary(samples: list[float]) -> dict[str, Any]:
     """Least, p50, p99, and how many."""
     p50, p99 = np.percentile(samples, [50, 99])
-    return {"samples": len(samples), "min_ns": round(min(samples), 1), "p50_ns": round(float(p50), 1),
-            "p99_ns": round(float(p99), 1)}
+    return {
+        "samples": len(samples),
+        "min_ns": round(min(samples), 1),
+        "p50_ns": round(float(p50), 1),
+        "p99_ns": round(float(p99), 1),
+    }
 
 
 def enumeration(seconds: float) -> dict[str, Any]:

@@ -31,11 +31,14 @@ MODE_NAMES = (LPBK1, *MODES)
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``nlb``."""
+    group = parser.add_argument_group("nlb")
+    group.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds for one run (default 10)")
     group = parser.add_argument_group("nlb: copy a file through the board")
     group.add_argument("--input", metavar="FILE", help="file to send, - for standard input")
     group.add_argument("--output", metavar="COPY", help="what comes back, - for standard output")
-    group.add_argument("--no-compare", dest="compare", action="store_false",
-                       help="do not compare what comes back with what was sent")
+    group.add_argument(
+        "--no-compare", dest="compare", action="store_false", help="do not compare what comes back with what was sent"
+    )
     group = parser.add_argument_group("nlb: the sweep of nlb3 (and nlb0)")
     group.add_argument("--mode", choices=MODE_NAMES, default="trput", help="default: trput")
     group.add_argument("--begin", type=int, metavar="N", help="cache lines of the first test (default: a request)")
@@ -58,8 +61,15 @@ def nlb(args: argparse.Namespace, out: Output) -> int:
                 print_row(out, row, emulated, args.csv, first=not rows)
             rows.append(row)
     if out.as_json:
-        out.result({"device": dev.info.address, "emulated": emulated, "mode": args.mode,
-                    "results": [document(row.result) for row in rows]}, lambda: None)
+        out.result(
+            {
+                "device": dev.info.address,
+                "emulated": emulated,
+                "mode": args.mode,
+                "results": [document(row.result) for row in rows],
+            },
+            lambda: None,
+        )
     return OK
 
 
@@ -83,14 +93,24 @@ def sweep(dev: Device, args: argparse.Namespace) -> Iterator[table.Row]:
         if copies:
             with NLB0(dev) as nlb0:
                 for lines in sizes:
-                    result = nlb0.run(src, dst, lines)
-                    check_equal(np.asarray(src)[:lines * LINE], np.asarray(dst)[:lines * LINE], 0)
+                    result = nlb0.run(src, dst, lines, timeout=args.timeout)
+                    check_equal(np.asarray(src)[: lines * LINE], np.asarray(dst)[: lines * LINE], 0)
                     yield table.Row(result)
             return
         with NLB3(dev) as nlb3:
             for lines in sizes:
-                yield table.Row(nlb3.run(src, dst, mode=args.mode, lines=lines, stride=args.strided_access,
-                                         multi_cl=args.multi_cl, seconds=seconds))
+                yield table.Row(
+                    nlb3.run(
+                        src,
+                        dst,
+                        mode=args.mode,
+                        lines=lines,
+                        stride=args.strided_access,
+                        multi_cl=args.multi_cl,
+                        seconds=seconds,
+                        timeout=args.timeout,
+                    )
+                )
 
 
 def fill(src: Buffer, dst: Buffer) -> None:
@@ -113,8 +133,10 @@ def document(result: NLBResult) -> dict[str, Any]:
 def copy_file(args: argparse.Namespace, out: Output) -> int:
     """``--input FILE --output COPY``: through NLB0, in pieces, and one table for the whole."""
     if args.input is None or args.output is None:
-        raise UsageError("--input and --output belong together.",
-                         hint="fpgahal-bench nlb --emulate pac-a10 --input FILE --output COPY")
+        raise UsageError(
+            "--input and --output belong together.",
+            hint="fpgahal-bench nlb --emulate pac-a10 --input FILE --output COPY",
+        )
     if args.output == "-":
         if out.as_json:
             raise UsageError("--json and --output - both want standard output.")
@@ -126,13 +148,29 @@ def copy_file(args: argparse.Namespace, out: Output) -> int:
             load(dev, "nlb0", NLB0.AFU_ID, args.program)
             mark = "EMULATED " if dev.info.emulated else ""
             with progress(f"{mark}{args.input}", size or None, not out.as_json) as advance:
-                result = copy(dev, source, sink, compare=args.compare, advance=advance)
+                # Standard input and output may be files, too, but not from their beginning.
+                result = copy(
+                    dev,
+                    source,
+                    sink,
+                    parallel="-" not in (args.input, args.output),
+                    compare=args.compare,
+                    timeout=args.timeout,
+                    advance=advance,
+                )
             info = dev.info
     row = table.Row(result)
     out.result(
-        {"device": info.address, "emulated": info.emulated, "input": args.input, "output": args.output,
-         "compared": args.compare, "result": document(result)},
-        lambda: print_row(out, row, info.emulated, args.csv))
+        {
+            "device": info.address,
+            "emulated": info.emulated,
+            "input": args.input,
+            "output": args.output,
+            "compared": args.compare,
+            "result": document(result),
+        },
+        lambda: print_row(out, row, info.emulated, args.csv),
+    )
     return OK
 
 

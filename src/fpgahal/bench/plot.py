@@ -15,8 +15,9 @@ def check() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise fpgahal.UnsupportedError("--plot needs matplotlib, which is not installed.",
-                                       hint="pip install fpgahal[plot]") from None
+        raise fpgahal.UnsupportedError(
+            "--plot needs matplotlib, which is not installed.", hint="pip install fpgahal[plot]"
+        ) from None
 
 
 def draw(path: str, title: str, dma: list[dict[str, Any]], launches: list[float]) -> None:

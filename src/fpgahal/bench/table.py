@@ -10,8 +10,16 @@ from fpgahal.kernels import NLBResult
 
 CACHE_COUNTERS = ("read_hit", "write_hit", "read_miss", "write_miss", "rx_eviction")
 FABRIC_COUNTERS = ("pcie0_read", "pcie0_write", "pcie1_read", "pcie1_write", "upi_read", "upi_write")
-FIRST = ("Cachelines", "Read_Count", "Write_Count", "Cache_Rd_Hit", "Cache_Wr_Hit", "Cache_Rd_Miss", "Cache_Wr_Miss",
-         "Eviction")
+FIRST = (
+    "Cachelines",
+    "Read_Count",
+    "Write_Count",
+    "Cache_Rd_Hit",
+    "Cache_Wr_Hit",
+    "Cache_Rd_Miss",
+    "Cache_Wr_Miss",
+    "Eviction",
+)
 SECOND = ("VH0_Rd_Count", "VH0_Wr_Count", "VH1_Rd_Count", "VH1_Wr_Count", "VL0_Rd_Count", "VL0_Wr_Count")
 FIRST_WIDTHS = (10, 10, 11, 12, 12, 13, 13, 10, 16, 14, 14)
 

@@ -21,9 +21,13 @@ def build_parser() -> Parser:
     from fpgahal.cli import devices, doctor, emulate, images
 
     common = common_options()
-    parser = Parser(prog="fpgahal", parents=[common], epilog=EPILOG,
-                    description="Find, program and check FPGA boards, real or emulated.",
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="fpgahal",
+        parents=[common],
+        epilog=EPILOG,
+        description="Find, program and check FPGA boards, real or emulated.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"fpgahal {fpgahal.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for group in (devices, images, doctor, emulate):
@@ -36,7 +40,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     ours, command = list(argv), None
     if "--" in ours:
         at = ours.index("--")
-        ours, command = ours[:at], ours[at + 1:]
+        ours, command = ours[:at], ours[at + 1 :]
     args = build_parser().parse_args(ours)
     if command is not None and args.run.__name__ != "emulate":
         raise UsageError("`--` is only for `fpgahal emulate`.")

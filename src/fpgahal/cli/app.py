@@ -39,8 +39,9 @@ def common_options() -> argparse.ArgumentParser:
     """Options that every command has, before or after the command's name."""
     options = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     options.add_argument("--json", action="store_true", help="print one JSON document")
-    options.add_argument("--emulate", metavar="SPEC",
-                         help="use emulated boards, and no others: pac-a10:2,u250 (as FPGAHAL_EMULATE does)")
+    options.add_argument(
+        "--emulate", metavar="SPEC", help="use emulated boards, and no others: pac-a10:2,u250 (as FPGAHAL_EMULATE does)"
+    )
     return options
 
 
@@ -61,8 +62,14 @@ def run(prog: str, parse: Callable[[Sequence[str]], argparse.Namespace], argv: S
         except OSError as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            return _report(prog, out, error, f"{error.strerror or error}: {error.filename}" if error.filename
-                           else str(error), "", FAILED)
+            return _report(
+                prog,
+                out,
+                error,
+                f"{error.strerror or error}: {error.filename}" if error.filename else str(error),
+                "",
+                FAILED,
+            )
     except KeyboardInterrupt:
         sys.stderr.write(f"{prog}: interrupted\n")
         return INTERRUPTED

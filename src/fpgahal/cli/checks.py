@@ -52,8 +52,22 @@ class Check:
 # PCI vendor and device ids of boards, by the family that drives them, and the driver modules of each family.
 # Sources: the table of libopae-c 2.14, the drivers xocl and xclmgmt of XRT 2.13.
 OPAE_IDS = {
-    "8086": {"09c4", "09c5", "0b2b", "0b2c", "0b30", "0b31", "bcbd", "bcc0", "bcc1", "bcce", "bccf", "af00", "af01",
-             "0ddb"},
+    "8086": {
+        "09c4",
+        "09c5",
+        "0b2b",
+        "0b2c",
+        "0b30",
+        "0b31",
+        "bcbd",
+        "bcc0",
+        "bcc1",
+        "bcce",
+        "bccf",
+        "af00",
+        "af01",
+        "0ddb",
+    },
     "1c2c": {"1000", "1001", "1002", "1003"},
     "1ded": {"8103"},
 }
@@ -82,8 +96,12 @@ def all_checks(root: str = "/", timeout: float = 10.0) -> list[Check]:
 
 def python() -> Check:
     """The versions to put into a bug report."""
-    return Check("versions", "ok", f"fpgahal {fpgahal.__version__}, Python {platform.python_version()}, "
-                                   f"NumPy {np.__version__}, Linux {platform.release()} {platform.machine()}")
+    return Check(
+        "versions",
+        "ok",
+        f"fpgahal {fpgahal.__version__}, Python {platform.python_version()}, "
+        f"NumPy {np.__version__}, Linux {platform.release()} {platform.machine()}",
+    )
 
 
 def pci_cards(root: str) -> list[tuple[str, str, str]]:
@@ -111,32 +129,48 @@ def modules(root: str, family: str, cards: list[tuple[str, str, str]]) -> Check:
     """The kernel driver of a family; several are possible, one is enough."""
     names = MODULES[family]
     name = f"kernel modules for {family.upper()}"
-    loaded = [f"{module} {_read(f'{root}/sys/module/{module}/version')}".strip()
-              for module in names if os.path.isdir(os.path.join(root, "sys/module", module))]
+    loaded = [
+        f"{module} {_read(f'{root}/sys/module/{module}/version')}".strip()
+        for module in names
+        if os.path.isdir(os.path.join(root, "sys/module", module))
+    ]
     bare = [bdf for bdf, kind, driver in cards if kind == family and not driver]
     wanted = " or ".join(names) if family == "opae" else " and ".join(names)
     if bare:
-        return Check(name, "fail", f"{', '.join(bare)} without a driver; loaded: {', '.join(loaded) or 'none'}",
-                     f"Load the driver: modprobe {names[0]}.  dmesg tells why a driver refuses a card.")
+        return Check(
+            name,
+            "fail",
+            f"{', '.join(bare)} without a driver; loaded: {', '.join(loaded) or 'none'}",
+            f"Load the driver: modprobe {names[0]}.  dmesg tells why a driver refuses a card.",
+        )
     if loaded:
         return Check(name, "ok", ", ".join(loaded))
-    return Check(name, "absent", f"{wanted} not loaded, no such board on the bus",
-                 f"Only needed with a board: modprobe {names[0]}.")
+    return Check(
+        name,
+        "absent",
+        f"{wanted} not loaded, no such board on the bus",
+        f"Only needed with a board: modprobe {names[0]}.",
+    )
 
 
 def bound_elsewhere(cards: list[tuple[str, str, str]]) -> Iterator[Check]:
     """Boards that are given to virtual machines or user-space drivers."""
     for bdf, _, driver in cards:
         if driver == "vfio-pci":
-            yield Check(f"driver of {bdf}", "warn", "bound to vfio-pci",
-                        "fpgahal uses the kernel's FPGA drivers: unbind it from vfio-pci, bind it to its own driver.")
+            yield Check(
+                f"driver of {bdf}",
+                "warn",
+                "bound to vfio-pci",
+                "fpgahal uses the kernel's FPGA drivers: unbind it from vfio-pci, bind it to its own driver.",
+            )
 
 
 def probe(what: str, timeout: float) -> dict[str, str]:
     """Load a library in a child; ``{"path", "via", "version"}``, or ``{"error", "hint"}``."""
     try:
-        done = subprocess.run([sys.executable, "-m", "fpgahal._probe", what], capture_output=True, text=True,
-                              timeout=timeout, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "fpgahal._probe", what], capture_output=True, text=True, timeout=timeout, check=False
+        )
     except subprocess.TimeoutExpired:
         return {"error": f"loading it took more than {timeout:g} s", "hint": "See what it waits for: strace -f."}
     try:
@@ -164,16 +198,24 @@ def xilinx_xrt(has_board: bool) -> Check:
     name, folder = "XILINX_XRT", os.environ.get("XILINX_XRT", "")
     mode = os.environ.get("XCL_EMULATION_MODE")
     if mode is not None:
-        return Check(name, "warn", f"XCL_EMULATION_MODE={mode!r}: XRT would not use real boards",
-                     "unset XCL_EMULATION_MODE, unless you want XRT's own emulation.")
+        return Check(
+            name,
+            "warn",
+            f"XCL_EMULATION_MODE={mode!r}: XRT would not use real boards",
+            "unset XCL_EMULATION_MODE, unless you want XRT's own emulation.",
+        )
     if not folder:
         status: Status = "warn" if has_board else "absent"
         return Check(name, status, "not set", "With a board: source /opt/xilinx/xrt/setup.sh.")
     driver = Path(folder, "lib", "libxrt_core.so.2")
     if driver.exists():
         return Check(name, "ok", folder)
-    return Check(name, "fail", f"{folder} has no lib/libxrt_core.so.2: XRT 2.13 would abort the process",
-                 "Source XRT's setup.sh, or unset XILINX_XRT.")
+    return Check(
+        name,
+        "fail",
+        f"{folder} has no lib/libxrt_core.so.2: XRT 2.13 would abort the process",
+        "Source XRT's setup.sh, or unset XILINX_XRT.",
+    )
 
 
 def hugepages(root: str, kilobytes: int, has_board: bool) -> Check:
@@ -182,8 +224,10 @@ def hugepages(root: str, kilobytes: int, has_board: bool) -> Check:
     name = f"huge pages, {label}"
     folder = os.path.join(root, f"sys/kernel/mm/hugepages/hugepages-{kilobytes}kB")
     total, free = (_number(f"{folder}/{file}") for file in ("nr_hugepages", "free_hugepages"))
-    advice = (f"echo {64 if kilobytes == 2048 else 4} > /sys/kernel/mm/hugepages/hugepages-{kilobytes}kB/nr_hugepages "
-              "(as root; at boot: hugepages= on the kernel's command line).")
+    advice = (
+        f"echo {64 if kilobytes == 2048 else 4} > /sys/kernel/mm/hugepages/hugepages-{kilobytes}kB/nr_hugepages "
+        "(as root; at boot: hugepages= on the kernel's command line)."
+    )
     if total is None:
         memory = _meminfo(root)
         if memory.get("Hugepagesize") == kilobytes:
@@ -207,8 +251,13 @@ def memlock(has_board: bool) -> Check:
         return Check(name, "ok", "unlimited")
     found = f"{soft // 1024} KiB"
     if has_board and soft < 1 << 30:
-        return Check(name, "warn", found, "Larger buffers will fail.  ulimit -l unlimited; for good: memlock in "
-                                          "/etc/security/limits.conf, LimitMEMLOCK=infinity in a systemd unit.")
+        return Check(
+            name,
+            "warn",
+            found,
+            "Larger buffers will fail.  ulimit -l unlimited; for good: memlock in "
+            "/etc/security/limits.conf, LimitMEMLOCK=infinity in a systemd unit.",
+        )
     return Check(name, "ok", found)
 
 
@@ -223,8 +272,12 @@ def devices() -> Iterator[Check]:
     for info in found:
         if not info.health.ok:
             status: Status = "warn" if info.health.status is fpgahal.HealthStatus.DEGRADED else "fail"
-            yield Check(f"health of {info.address}{emulated}", status, str(info.health),
-                        "Program an image that is known to be good; if that fails, reboot or power-cycle the card.")
+            yield Check(
+                f"health of {info.address}{emulated}",
+                status,
+                str(info.health),
+                "Program an image that is known to be good; if that fails, reboot or power-cycle the card.",
+            )
         yield permissions(info)
 
 
@@ -236,11 +289,19 @@ def permissions(info: DeviceInfo) -> Check:
     denied = [node for node in nodes if node not in missing and not os.access(node, os.R_OK | os.W_OK)]
     if denied:
         status: Status = "fail" if nodes[0] in denied else "warn"  # the first is the application's
-        return Check(name, status, f"not readable and writable for this user: {', '.join(denied)}",
-                     f"Add the user to group {_group(denied[0])!r}, or a udev rule that gives it access.")
+        return Check(
+            name,
+            status,
+            f"not readable and writable for this user: {', '.join(denied)}",
+            f"Add the user to group {_group(denied[0])!r}, or a udev rule that gives it access.",
+        )
     if missing:
-        return Check(name, "fail" if nodes[0] in missing else "warn", f"no such node: {', '.join(missing)}",
-                     "In a container, pass the nodes in: docker run --device NODE; else see dmesg for the driver.")
+        return Check(
+            name,
+            "fail" if nodes[0] in missing else "warn",
+            f"no such node: {', '.join(missing)}",
+            "In a container, pass the nodes in: docker run --device NODE; else see dmesg for the driver.",
+        )
     return Check(name, "ok", ", ".join(nodes) or "needs no node")
 
 
@@ -258,8 +319,13 @@ def programs_of_xrt() -> Check:
     name = "XRT programs on emulated boards"
     path, obstacle = fpgahal.emu.xrt_driver()
     if path is None:
-        return Check(name, "absent", obstacle, "Only for programs that call XRT without fpgahal: docs/xrt-versions.md "
-                                               "says how to build the driver that they need.")
+        return Check(
+            name,
+            "absent",
+            obstacle,
+            "Only for programs that call XRT without fpgahal: docs/xrt-versions.md "
+            "says how to build the driver that they need.",
+        )
     return Check(name, "ok", path)
 
 

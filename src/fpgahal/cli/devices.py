@@ -43,13 +43,18 @@ def list_devices(args: argparse.Namespace, out: Output) -> int:
 
     def text() -> None:
         if not found:
-            out.line("No FPGA on this machine.  `fpgahal doctor` says what is missing; "
-                     "--emulate pac-a10 gives an emulated board.")
+            out.line(
+                "No FPGA on this machine.  `fpgahal doctor` says what is missing; "
+                "--emulate pac-a10 gives an emulated board."
+            )
             return
         out.table(
             ["DEVICE", "DRIVER", "BOARD", "LOADED", "NUMA", "HEALTH"],
-            [[info.address, info.driver, board_name(info), info.afu_id or "-", info.numa_node, info.health]
-             for info in found])
+            [
+                [info.address, info.driver, board_name(info), info.afu_id or "-", info.numa_node, info.health]
+                for info in found
+            ],
+        )
 
     out.result({"devices": [document(info) for info in found]}, text)
     return OK
@@ -82,10 +87,18 @@ def verify(args: argparse.Namespace, out: Output) -> int:
             reason = str(error)
     verified = not reason
     out.result(
-        {"device": info.address, "emulated": info.emulated, "verified": verified, "loaded": loaded,
-         "expected": args.expected, "reason": reason},
-        lambda: out.line(f"{label(info)}: verified, runs {loaded}" if verified
-                         else f"{'EMULATED ' if info.emulated else ''}{reason}"))
+        {
+            "device": info.address,
+            "emulated": info.emulated,
+            "verified": verified,
+            "loaded": loaded,
+            "expected": args.expected,
+            "reason": reason,
+        },
+        lambda: out.line(
+            f"{label(info)}: verified, runs {loaded}" if verified else f"{'EMULATED ' if info.emulated else ''}{reason}"
+        ),
+    )
     return OK if verified else NOT_SO
 
 
@@ -95,8 +108,10 @@ def reset(args: argparse.Namespace, out: Output) -> int:
     with fpgahal.open(info) as dev:
         dev.reset()
         loaded = dev.afu_id
-    out.result({"device": info.address, "emulated": info.emulated, "reset": True, "loaded": loaded},
-               lambda: out.line(f"{label(info)}: reset, runs {loaded or 'nothing'}"))
+    out.result(
+        {"device": info.address, "emulated": info.emulated, "reset": True, "loaded": loaded},
+        lambda: out.line(f"{label(info)}: reset, runs {loaded or 'nothing'}"),
+    )
     return OK
 
 
@@ -106,8 +121,9 @@ def _expected(text: str) -> uuid.UUID | Path:
     except ValueError:
         pass
     if not os.path.exists(text):
-        raise UsageError(f"{text!r} is neither an id nor a file.",
-                         hint="An id looks like d8424dc4-a4a3-c413-f89e-433683f9040b.")
+        raise UsageError(
+            f"{text!r} is neither an id nor a file.", hint="An id looks like d8424dc4-a4a3-c413-f89e-433683f9040b."
+        )
     return Path(text)
 
 

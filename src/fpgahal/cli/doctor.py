@@ -14,10 +14,16 @@ from fpgahal.cli.output import Output
 
 def add_to(commands: argparse._SubParsersAction[Any], common: argparse.ArgumentParser) -> None:
     """Declare the command."""
-    parser = commands.add_parser("doctor", parents=[common],
-                                 help="check drivers, libraries, memory, permissions; say what to do")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="S",
-                        help="seconds that a vendor library may take to load (default 10)")
+    parser = commands.add_parser(
+        "doctor", parents=[common], help="check drivers, libraries, memory, permissions; say what to do"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="seconds that a vendor library may take to load (default 10)",
+    )
     parser.set_defaults(run=doctor)
 
 

@@ -21,8 +21,12 @@ FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
 
 def add_to(commands: argparse._SubParsersAction[Any], common: argparse.ArgumentParser) -> None:
     """Declare the command."""
-    parser = commands.add_parser("emulate", parents=[common], usage="fpgahal emulate SPEC [--keep DIR] -- COMMAND...",
-                                 help="run a command with emulated boards")
+    parser = commands.add_parser(
+        "emulate",
+        parents=[common],
+        usage="fpgahal emulate SPEC [--keep DIR] -- COMMAND...",
+        help="run a command with emulated boards",
+    )
     parser.add_argument("spec", help="boards: pac-a10:2,u250,aws-f1")
     parser.add_argument("--keep", metavar="DIR", help="make the rack there, and leave it")
     parser.set_defaults(run=emulate)

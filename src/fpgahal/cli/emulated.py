@@ -26,5 +26,7 @@ def kind(info: DeviceInfo) -> str:
         same = (board.vendor_id, board.device_id) == (info.vendor_id, info.device_id)
         if same and board.interface_id == info.interface_id and board.vbnv in ("", info.platform):
             return name
-    raise DeviceStateError(f"{info.address}: no image can be made for the EMULATED board {info.platform}.",
-                           hint="Name the file that describes the board in FPGAHAL_BOARDS.")
+    raise DeviceStateError(
+        f"{info.address}: no image can be made for the EMULATED board {info.platform}.",
+        hint="Name the file that describes the board in FPGAHAL_BOARDS.",
+    )

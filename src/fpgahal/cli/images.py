@@ -47,14 +47,15 @@ def program(args: argparse.Namespace, out: Output) -> int:
     """``fpgahal program``."""
     image = Bitstream.load(args.file)
     info = fpgahal.find(args.selector)
-    with (fpgahal.open(info) as dev,
-          progress(f"programming {label(info)}", None, not out.as_json)):
+    with fpgahal.open(info) as dev, progress(f"programming {label(info)}", None, not out.as_json):
         done = dev.program(image, timeout=args.timeout, force=args.force)
         loaded = dev.afu_id
-    out.result({"device": info.address, "emulated": info.emulated, "programmed": done, "loaded": loaded,
-                "file": args.file},
-               lambda: out.line(f"{label(info)}: {'programmed' if done else 'already loaded, not programmed again'}, "
-                                f"runs {loaded}"))
+    out.result(
+        {"device": info.address, "emulated": info.emulated, "programmed": done, "loaded": loaded, "file": args.file},
+        lambda: out.line(
+            f"{label(info)}: {'programmed' if done else 'already loaded, not programmed again'}, runs {loaded}"
+        ),
+    )
     return OK
 
 
@@ -64,20 +65,30 @@ def build_image(args: argparse.Namespace, out: Output) -> int:
     with replacing(args.output) as file:
         file.write(data)
     image = Bitstream.parse(data, args.output)
-    out.result({"file": args.output, **document(image)},
-               lambda: out.line(f"{args.output}: {image.kind}, {image.size} bytes, {image.afu_id}, "
-                                f"for EMULATED {args.board}"))
+    out.result(
+        {"file": args.output, **document(image)},
+        lambda: out.line(f"{args.output}: {image.kind}, {image.size} bytes, {image.afu_id}, for EMULATED {args.board}"),
+    )
     return OK
 
 
 def document(image: Bitstream) -> dict[str, Any]:
     """The image as JSON has it: all but the bytes."""
     return {
-        "name": os.path.basename(image.name), "kind": image.kind, "size": image.size, "sha256": image.sha256,
-        "afu_id": plain(image.afu_id), "interface_id": plain(image.interface_id), "platform": image.platform,
-        "timestamp": image.timestamp, "emulated": image.emulated, "payload_bytes": len(image.payload),
+        "name": os.path.basename(image.name),
+        "kind": image.kind,
+        "size": image.size,
+        "sha256": image.sha256,
+        "afu_id": plain(image.afu_id),
+        "interface_id": plain(image.interface_id),
+        "platform": image.platform,
+        "timestamp": image.timestamp,
+        "emulated": image.emulated,
+        "payload_bytes": len(image.payload),
         "clocks": [{"name": name, "mhz": mhz} for name, mhz in image.clocks],
-        "kernels": plain(image.kernels), "banks": plain(image.banks), "metadata": plain(image.metadata),
+        "kernels": plain(image.kernels),
+        "banks": plain(image.banks),
+        "metadata": plain(image.metadata),
     }
 
 
@@ -87,25 +98,53 @@ def signature(kernel: KernelInfo) -> str:
 
 
 def _print_image(image: Bitstream, out: Output) -> None:
-    out.fields([
-        ("file", image.name), ("kind", image.kind + (" for EMULATED boards only" if image.emulated else "")),
-        ("size", f"{image.size} bytes, {len(image.payload)} of them for the fabric"), ("sha256", image.sha256),
-        ("id", image.afu_id), ("interface", image.interface_id or "-"), ("platform", image.platform or "-"),
-        ("timestamp", image.timestamp or "-"),
-        ("clocks", ", ".join(f"{name} {mhz:g} MHz" for name, mhz in image.clocks) or "-"),
-    ])
+    out.fields(
+        [
+            ("file", image.name),
+            ("kind", image.kind + (" for EMULATED boards only" if image.emulated else "")),
+            ("size", f"{image.size} bytes, {len(image.payload)} of them for the fabric"),
+            ("sha256", image.sha256),
+            ("id", image.afu_id),
+            ("interface", image.interface_id or "-"),
+            ("platform", image.platform or "-"),
+            ("timestamp", image.timestamp or "-"),
+            ("clocks", ", ".join(f"{name} {mhz:g} MHz" for name, mhz in image.clocks) or "-"),
+        ]
+    )
     for kernel in image.kernels:
         out.line()
         out.line(f"kernel {signature(kernel)}, compute units: {', '.join(kernel.compute_units) or '-'}")
-        out.table(["ARG", "NAME", "KIND", "TYPE", "SIZE", "OFFSET", "BANKS"],
-                  [[arg.index, arg.name, arg.kind.value, arg.type, arg.size, f"{arg.offset:#x}",
-                    ",".join(map(str, arg.banks)) or "-"] for arg in kernel.args])
+        out.table(
+            ["ARG", "NAME", "KIND", "TYPE", "SIZE", "OFFSET", "BANKS"],
+            [
+                [
+                    arg.index,
+                    arg.name,
+                    arg.kind.value,
+                    arg.type,
+                    arg.size,
+                    f"{arg.offset:#x}",
+                    ",".join(map(str, arg.banks)) or "-",
+                ]
+                for arg in kernel.args
+            ],
+        )
     if image.banks:
         out.line()
-        out.table(["BANK", "NAME", "KIND", "BASE", "SIZE", "USED"],
-                  [[bank.index, bank.name, bank.kind, f"{bank.base:#x}", size_text(bank.size),
-                    "yes" if bank.used else "no"]
-                   for bank in image.banks])
+        out.table(
+            ["BANK", "NAME", "KIND", "BASE", "SIZE", "USED"],
+            [
+                [
+                    bank.index,
+                    bank.name,
+                    bank.kind,
+                    f"{bank.base:#x}",
+                    size_text(bank.size),
+                    "yes" if bank.used else "no",
+                ]
+                for bank in image.banks
+            ],
+        )
     sections = image.metadata.get("sections")
     if sections:
         out.line()

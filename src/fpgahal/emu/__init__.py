@@ -15,5 +15,19 @@ from fpgahal.emu._rack import FAULTS, Rack, rack
 from fpgahal.emu._shared import active, discard
 from fpgahal.emu._spec import SpecError
 
-__all__ = ["FAULTS", "Board", "BoardFileError", "Rack", "SlotState", "SpecError", "Status", "active", "boards",
-           "build_image", "discard", "rack", "xrt_driver", "xrt_environment"]
+__all__ = [
+    "FAULTS",
+    "Board",
+    "BoardFileError",
+    "Rack",
+    "SlotState",
+    "SpecError",
+    "Status",
+    "active",
+    "boards",
+    "build_image",
+    "discard",
+    "rack",
+    "xrt_driver",
+    "xrt_environment",
+]

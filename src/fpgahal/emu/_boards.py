@@ -106,8 +106,10 @@ def read_file(path: str) -> dict[str, Board]:
         with open(path, "rb") as file:
             content = tomllib.load(file)
     except OSError as error:
-        raise BoardFileError(f"{path}: the board file can't be read: {error.strerror}.",
-                             hint=f"Check the list of files in {BOARD_FILES}.") from None
+        raise BoardFileError(
+            f"{path}: the board file can't be read: {error.strerror}.",
+            hint=f"Check the list of files in {BOARD_FILES}.",
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BoardFileError(f"{path}: not a TOML file: {error}.", hint=_HINT) from None
     found: dict[str, Board] = {}
@@ -118,8 +120,10 @@ def read_file(path: str) -> dict[str, Board]:
     return found
 
 
-_HINT = 'A board looks like this: [my-board] title = "My board", layout = "dfl", vendor_id = 0x8086, ...; ' \
-        "the file boards.toml of this package explains every field."
+_HINT = (
+    'A board looks like this: [my-board] title = "My board", layout = "dfl", vendor_id = 0x8086, ...; '
+    "the file boards.toml of this package explains every field."
+)
 
 
 class _Fields:
@@ -131,22 +135,35 @@ class _Fields:
         self.table = dict(table)
 
     def board(self) -> Board:
-        if not self.name or not self.name.isascii() or not self.name.replace("-", "").replace("_", "").isalnum() \
-                or len(self.name) > 31:
+        if (
+            not self.name
+            or not self.name.isascii()
+            or not self.name.replace("-", "").replace("_", "").isalnum()
+            or len(self.name) > 31
+        ):
             raise self.wrong("the name", self.name, "at most 31 letters, digits, - and _")
         layout = self.text("layout", 16)
         if layout not in _LAYOUTS:
             raise self.wrong("layout", layout, "one of " + ", ".join(_LAYOUTS))
         board = Board(
-            name=self.name, title=self.text("title", 63), family=_LAYOUTS[layout], layout=layout,
-            vendor_id=self.integer("vendor_id", 1, 0xFFFF), device_id=self.integer("device_id", 1, 0xFFFF),
+            name=self.name,
+            title=self.text("title", 63),
+            family=_LAYOUTS[layout],
+            layout=layout,
+            vendor_id=self.integer("vendor_id", 1, 0xFFFF),
+            device_id=self.integer("device_id", 1, 0xFFFF),
             subvendor_id=self.integer("subvendor_id", 0, 0xFFFF, 0),
             subdevice_id=self.integer("subdevice_id", 0, 0xFFFF, 0),
             management_device_id=self.integer("management_device_id", 0, 0xFFFF, 0),
-            interface_id=self.id("interface_id"), vbnv=self.text("vbnv", 63, ""),
-            timestamp=self.integer("timestamp", 0, (1 << 64) - 1, 0), banks=self.banks(),
-            default_afu=self.id("default_afu"), program_ms=self.amount("program_ms"),
-            link_gbps=self.amount("link_gbps"), launch_us=self.amount("launch_us"))
+            interface_id=self.id("interface_id"),
+            vbnv=self.text("vbnv", 63, ""),
+            timestamp=self.integer("timestamp", 0, (1 << 64) - 1, 0),
+            banks=self.banks(),
+            default_afu=self.id("default_afu"),
+            program_ms=self.amount("program_ms"),
+            link_gbps=self.amount("link_gbps"),
+            launch_us=self.amount("launch_us"),
+        )
         if self.table:
             unknown = ", ".join(self.table)
             raise BoardFileError(f"{self.path}: [{self.name}] has no field called {unknown}.", hint=_HINT)

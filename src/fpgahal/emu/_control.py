@@ -48,8 +48,12 @@ class Status:
 
 class _CStatus(ctypes.Structure):
     _fields_ = (
-        ("size", ctypes.c_uint32), ("state", ctypes.c_uint32), ("vanished", ctypes.c_uint32),
-        ("index", ctypes.c_uint32), ("afu_id", ctypes.c_uint8 * 16), ("programmed", ctypes.c_uint64),
+        ("size", ctypes.c_uint32),
+        ("state", ctypes.c_uint32),
+        ("vanished", ctypes.c_uint32),
+        ("index", ctypes.c_uint32),
+        ("afu_id", ctypes.c_uint8 * 16),
+        ("programmed", ctypes.c_uint64),
     )
 
 
@@ -89,8 +93,11 @@ def create(rack: str, placed: list[Placed]) -> None:
 def fault(rack: str, bdf: str, kind: str, call: str | None, code: int, count: int) -> None:
     """Inject a fault."""
     name = call.encode() if call is not None else None
-    _check(_core().fpgahal_emu_fault(os.fsencode(rack), bdf.encode(), kind.encode(), name, code, count),
-           f"injecting the fault {kind!r}", bdf)
+    _check(
+        _core().fpgahal_emu_fault(os.fsencode(rack), bdf.encode(), kind.encode(), name, code, count),
+        f"injecting the fault {kind!r}",
+        bdf,
+    )
 
 
 def clear(rack: str, bdf: str | None) -> None:
@@ -104,8 +111,9 @@ def status(rack: str, bdf: str) -> Status:
     out = _CStatus(size=ctypes.sizeof(_CStatus))
     _check(_core().fpgahal_emu_status(os.fsencode(rack), bdf.encode(), ctypes.byref(out)), "reading the state", bdf)
     loaded = bytes(out.afu_id)
-    return Status(SlotState(out.state), uuid.UUID(bytes=loaded) if any(loaded) else None, out.programmed,
-                  bool(out.vanished))
+    return Status(
+        SlotState(out.state), uuid.UUID(bytes=loaded) if any(loaded) else None, out.programmed, bool(out.vanished)
+    )
 
 
 def describe(placed: list[Placed]) -> str:
@@ -116,12 +124,21 @@ def describe(placed: list[Placed]) -> str:
 def _describe(one: Placed) -> str:
     board = one.board
     fields: list[tuple[str, object]] = [
-        ("bdf", one.bdf), ("model", board.name), ("name", board.title), ("family", board.family),
-        ("vendor", f"{board.vendor_id:04x}"), ("device", f"{board.device_id:04x}"),
-        ("subvendor", f"{board.subvendor_id:04x}"), ("subdevice", f"{board.subdevice_id:04x}"),
-        ("interface", board.interface_id), ("afu", board.default_afu), ("vbnv", board.vbnv),
-        ("timestamp", board.timestamp), ("identity", identity(one)),
-        ("link_bytes_per_s", int(board.link_gbps * 1e9)), ("launch_ns", int(board.launch_us * 1e3)),
+        ("bdf", one.bdf),
+        ("model", board.name),
+        ("name", board.title),
+        ("family", board.family),
+        ("vendor", f"{board.vendor_id:04x}"),
+        ("device", f"{board.device_id:04x}"),
+        ("subvendor", f"{board.subvendor_id:04x}"),
+        ("subdevice", f"{board.subdevice_id:04x}"),
+        ("interface", board.interface_id),
+        ("afu", board.default_afu),
+        ("vbnv", board.vbnv),
+        ("timestamp", board.timestamp),
+        ("identity", identity(one)),
+        ("link_bytes_per_s", int(board.link_gbps * 1e9)),
+        ("launch_ns", int(board.launch_us * 1e3)),
         ("program_ns", int(board.program_ms * 1e6)),
     ]
     fields += [("bank", f"{bank.name} {BANK_KINDS[bank.kind]} {bank.base:#x} {bank.size:#x}") for bank in board.banks]

@@ -51,8 +51,9 @@ class Rack:
         self._check_open()
         return _sysfs.scan(self.dir)
 
-    def fault(self, device: str | int | DeviceInfo, kind: str, *, call: str | None = None, code: int = 0,
-              count: int = -1) -> None:
+    def fault(
+        self, device: str | int | DeviceInfo, kind: str, *, call: str | None = None, code: int = 0, count: int = -1
+    ) -> None:
         """Make something go wrong.
 
         Parameters
@@ -79,9 +80,11 @@ class Rack:
         if kind not in FAULTS:
             raise SpecError(f"there is no fault {kind!r}.", hint=f"Known faults: {', '.join(FAULTS)}.")
         if (kind == "call") != (call is not None) or (kind == "call" and code == 0):
-            raise SpecError(f"fault {kind!r} with call={call!r}, code={code}: the fault 'call', and only that, needs "
-                            "the function's name and a code other than 0.",
-                            hint='For example rack.fault(0, "call", call="fpgaOpen", code=2).')
+            raise SpecError(
+                f"fault {kind!r} with call={call!r}, code={code}: the fault 'call', and only that, needs "
+                "the function's name and a code other than 0.",
+                hint='For example rack.fault(0, "call", call="fpgaOpen", code=2).',
+            )
         control.fault(self.dir, one.bdf, kind, call, code, count)
         if kind == "vanish":
             tree.remove(self.dir, one)
@@ -120,8 +123,9 @@ class Rack:
             _entered.append(self)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if len(self._outer) > 1:
             self._leave()
         else:
@@ -158,8 +162,9 @@ class Rack:
             for one in self._boards:
                 if bdf and bdf in (one.bdf, one.management_bdf, f"{one.bdf}/0"):
                     return one
-        raise DeviceNotFoundError(f"the rack has no board {device!s}.",
-                                  hint=f"It has {', '.join(one.bdf for one in self._boards)}.")
+        raise DeviceNotFoundError(
+            f"the rack has no board {device!s}.", hint=f"It has {', '.join(one.bdf for one in self._boards)}."
+        )
 
 
 def _discard(path: str, maker: int) -> None:
@@ -167,8 +172,14 @@ def _discard(path: str, maker: int) -> None:
         tree.delete(path)
 
 
-def rack(*specs: str, dir: str | os.PathLike[str] | None = None, keep: bool = False,
-         program_ms: float | None = None, link_gbps: float | None = None, launch_us: float | None = None) -> Rack:
+def rack(
+    *specs: str,
+    dir: str | os.PathLike[str] | None = None,
+    keep: bool = False,
+    program_ms: float | None = None,
+    link_gbps: float | None = None,
+    launch_us: float | None = None,
+) -> Rack:
     """Make an emulated machine.
 
     Parameters
@@ -217,8 +228,10 @@ def rack(*specs: str, dir: str | os.PathLike[str] | None = None, keep: bool = Fa
         path = os.path.abspath(os.fspath(dir))
         os.makedirs(path, mode=0o700, exist_ok=True)
         if os.listdir(path):
-            raise SpecError(f"{path} is not empty.",
-                            hint="Pass an empty folder, or open the rack that is there: fpgahal.emu.rack(dir=...).")
+            raise SpecError(
+                f"{path} is not empty.",
+                hint="Pass an empty folder, or open the rack that is there: fpgahal.emu.rack(dir=...).",
+            )
     try:
         placed = folder.build(path, boards)
     except BaseException:

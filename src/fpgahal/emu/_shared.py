@@ -46,8 +46,10 @@ def active() -> str | None:
     named = os.environ.get(RACK_FOLDER)
     if named:
         if not folder.is_rack(named):
-            raise SpecError(f"{RACK_FOLDER}={named} is no emulated rack: it has no rack.bin.",
-                            hint=f"Unset it, or set {SPEC}=pac-a10 to have a rack made.")
+            raise SpecError(
+                f"{RACK_FOLDER}={named} is no emulated rack: it has no rack.bin.",
+                hint=f"Unset it, or set {SPEC}=pac-a10 to have a rack made.",
+            )
         return named
     spec = os.environ.get(SPEC)
     return shared(spec) if spec else None
@@ -113,11 +115,14 @@ def _home() -> str:
         os.mkdir(home, 0o700)
     found = os.lstat(home)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise AccessError(f"{home} is not a folder of this user: emulated racks can't be kept there.",
-                          hint="Remove it, or set XDG_RUNTIME_DIR to a private folder.")
+        raise AccessError(
+            f"{home} is not a folder of this user: emulated racks can't be kept there.",
+            hint="Remove it, or set XDG_RUNTIME_DIR to a private folder.",
+        )
     if found.st_mode & 0o077:
-        raise AccessError(f"{home} is open to other users (mode {stat.S_IMODE(found.st_mode):o}).",
-                          hint=f"chmod 700 {home}")
+        raise AccessError(
+            f"{home} is open to other users (mode {stat.S_IMODE(found.st_mode):o}).", hint=f"chmod 700 {home}"
+        )
     return home
 
 

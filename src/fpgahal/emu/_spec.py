@@ -46,8 +46,10 @@ def parse(specs: Iterable[str]) -> list[Board]:
         for item in spec.split(","):
             match = _ITEM.fullmatch(item.strip())
             if match is None:
-                raise SpecError(f"{item.strip()!r} in rack spec {spec!r} is not of the form BOARD or BOARD:COUNT.",
-                                hint=_hint(known))
+                raise SpecError(
+                    f"{item.strip()!r} in rack spec {spec!r} is not of the form BOARD or BOARD:COUNT.",
+                    hint=_hint(known),
+                )
             name, count = match[1], int(match[2] or 1)
             if name not in known:
                 raise SpecError(f"there is no emulated board {name!r}.", hint=_hint(known))
@@ -93,8 +95,9 @@ def place(wanted: Iterable[Board]) -> list[Placed]:
     return placed
 
 
-def tuned(wanted: Iterable[Board], program_ms: float | None, link_gbps: float | None,
-          launch_us: float | None) -> list[Board]:
+def tuned(
+    wanted: Iterable[Board], program_ms: float | None, link_gbps: float | None, launch_us: float | None
+) -> list[Board]:
     """Return the boards with the speeds that are not None."""
     speeds = {"program_ms": program_ms, "link_gbps": link_gbps, "launch_us": launch_us}
     changed: dict[str, float] = {}

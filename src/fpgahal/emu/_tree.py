@@ -161,9 +161,15 @@ class _Writer:
     def _pci_files(self, device_id: int, kind: str) -> Files:
         board = self.board
         return {
-            "vendor": f"{board.vendor_id:#06x}", "device": f"{device_id:#06x}", "class": kind, "numa_node": "0",
-            "subsystem_vendor": f"{board.subvendor_id:#06x}", "subsystem_device": f"{board.subdevice_id:#06x}",
-            "local_cpulist": "0", "sriov_totalvfs": "0", "sriov_numvfs": "0",
+            "vendor": f"{board.vendor_id:#06x}",
+            "device": f"{device_id:#06x}",
+            "class": kind,
+            "numa_node": "0",
+            "subsystem_vendor": f"{board.subvendor_id:#06x}",
+            "subsystem_device": f"{board.subdevice_id:#06x}",
+            "local_cpulist": "0",
+            "sriov_totalvfs": "0",
+            "sriov_numvfs": "0",
             "fpgahal_board": f"{board.name} {board.title}",  # for boards whose ids no table knows
         }
 
@@ -173,14 +179,29 @@ class _Writer:
         fme = f"{region}/dfl-fme.{n}"
         return {
             f"{region}/dfl-port.{n}": {
-                "afu_id": _digits(loaded), "id": "0", "dev": f"241:{2 * n}", "power_state": "0", "ltr": "1",
-                "ap1_event": "0", "ap2_event": "0", "errors/errors": "0x0", "errors/first_error": "0x0",
-                "errors/first_malformed_req": "0x0", "uevent": f"DEVNAME=dfl-port.{n}",
+                "afu_id": _digits(loaded),
+                "id": "0",
+                "dev": f"241:{2 * n}",
+                "power_state": "0",
+                "ltr": "1",
+                "ap1_event": "0",
+                "ap2_event": "0",
+                "errors/errors": "0x0",
+                "errors/first_error": "0x0",
+                "errors/first_malformed_req": "0x0",
+                "uevent": f"DEVNAME=dfl-port.{n}",
             },
             fme: {
-                "bitstream_id": "0x222000200567bfb", "bitstream_metadata": "0x2019051600000000", "ports_num": "1",
-                "socket_id": "0", "cache_size": "0", "fabric_version": "0", "dev": f"241:{2 * n + 1}",
-                "errors/fme_errors": "0x0", "errors/pcie0_errors": "0x0", "errors/pcie1_errors": "0x0",
+                "bitstream_id": "0x222000200567bfb",
+                "bitstream_metadata": "0x2019051600000000",
+                "ports_num": "1",
+                "socket_id": "0",
+                "cache_size": "0",
+                "fabric_version": "0",
+                "dev": f"241:{2 * n + 1}",
+                "errors/fme_errors": "0x0",
+                "errors/pcie0_errors": "0x0",
+                "errors/pcie1_errors": "0x0",
                 "uevent": f"DEVNAME=dfl-fme.{n}",
                 f"dfl-fme-region.{n}/fpga_region/region{2 * n + 1}/compat_id": _digits(self.board.interface_id),
             },
@@ -191,17 +212,34 @@ class _Writer:
         device = f"{self.pci}/{self.container}"
         return {
             f"{device}/intel-fpga-port.{n}": {
-                "afu_id": _digits(loaded), "id": "0", "dev": f"243:{2 * n}", "power_state": "0x0", "ltr": "0x0",
-                "ap1_event": "0x0", "ap2_event": "0x0", "errors/errors": "0x0", "errors/first_error": "0x0",
-                "errors/first_malformed_req": "0x0", "errors/clear": "", "errors/revision": "1",
+                "afu_id": _digits(loaded),
+                "id": "0",
+                "dev": f"243:{2 * n}",
+                "power_state": "0x0",
+                "ltr": "0x0",
+                "ap1_event": "0x0",
+                "ap2_event": "0x0",
+                "errors/errors": "0x0",
+                "errors/first_error": "0x0",
+                "errors/first_malformed_req": "0x0",
+                "errors/clear": "",
+                "errors/revision": "1",
                 "uevent": f"DEVNAME=intel-fpga-port.{n}",
             },
             f"{device}/intel-fpga-fme.{n}": {
-                "pr/interface_id": _digits(self.board.interface_id), "pr/revision": "1",
-                "bitstream_id": "0x113000200000177", "bitstream_metadata": "0x1808152", "ports_num": "1",
-                "socket_id": "0", "cache_size": "0", "version": "0", "dev": f"243:{2 * n + 1}",
-                "errors/fme-errors/errors": "0x0", "errors/fme-errors/first_error": "0x0",
-                "errors/pcie0_errors": "0x0", "errors/pcie1_errors": "0x0",
+                "pr/interface_id": _digits(self.board.interface_id),
+                "pr/revision": "1",
+                "bitstream_id": "0x113000200000177",
+                "bitstream_metadata": "0x1808152",
+                "ports_num": "1",
+                "socket_id": "0",
+                "cache_size": "0",
+                "version": "0",
+                "dev": f"243:{2 * n + 1}",
+                "errors/fme-errors/errors": "0x0",
+                "errors/fme-errors/first_error": "0x0",
+                "errors/pcie0_errors": "0x0",
+                "errors/pcie1_errors": "0x0",
                 "uevent": f"DEVNAME=intel-fpga-fme.{n}",
             },
         }
@@ -209,9 +247,17 @@ class _Writer:
     def _user(self, loaded: uuid.UUID | None) -> Files:
         board, number = self.board, _number(self.one.bdf)
         files = {
-            "user_pf": "", "ready": "0x1", "xclbinuuid": str(loaded) if loaded else "", "dev_offline": "0",
-            "nodma": "0", "host_mem_size": "0", "mig_calibration": "1", "userbar": "0", "board_name": board.name,
-            f"rom.u.{number}/VBNV": board.vbnv, f"rom.u.{number}/timestamp": str(board.timestamp),
+            "user_pf": "",
+            "ready": "0x1",
+            "xclbinuuid": str(loaded) if loaded else "",
+            "dev_offline": "0",
+            "nodma": "0",
+            "host_mem_size": "0",
+            "mig_calibration": "1",
+            "userbar": "0",
+            "board_name": board.name,
+            f"rom.u.{number}/VBNV": board.vbnv,
+            f"rom.u.{number}/timestamp": str(board.timestamp),
             f"rom.u.{number}/FPGA": "AWS VU9P" if board.layout == "xocl-user" else board.title,
             f"rom.u.{number}/uuid": "",
             f"drm/{self._render()}/dev": f"226:{self._render()[7:]}",
@@ -227,8 +273,15 @@ class _Writer:
     def _manager(self) -> Files:
         number = _number(self.one.management_bdf)
         return {
-            "mgmt_pf": "", "ready": "0x1", "instance": str(number), "mfg": "0", "mfg_ver": "0", "slot": "0",
-            "board_name": self.board.name, "flash_type": "spi", f"rom.m.{number}/VBNV": self.board.vbnv,
+            "mgmt_pf": "",
+            "ready": "0x1",
+            "instance": str(number),
+            "mfg": "0",
+            "mfg_ver": "0",
+            "slot": "0",
+            "board_name": self.board.name,
+            "flash_type": "spi",
+            f"rom.m.{number}/VBNV": self.board.vbnv,
             f"rom.m.{number}/timestamp": str(self.board.timestamp),
         }
 

@@ -107,9 +107,15 @@ class NLBResult:
     def __add__(self, other: NLBResult) -> NLBResult:
         """Two tests after each other, as one."""
         return NLBResult(
-            self.cachelines + other.cachelines, self.reads + other.reads, self.writes + other.writes,
-            self.clocks + other.clocks, self.start_overhead + other.start_overhead,
-            self.end_overhead + other.end_overhead, other.frequency_hz, self.errors | other.errors, other.continuous,
+            self.cachelines + other.cachelines,
+            self.reads + other.reads,
+            self.writes + other.writes,
+            self.clocks + other.clocks,
+            self.start_overhead + other.start_overhead,
+            self.end_overhead + other.end_overhead,
+            other.frequency_hz,
+            self.errors | other.errors,
+            other.continuous,
         )
 
 
@@ -144,12 +150,24 @@ class _NLB:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._dsm.__exit__(kind, value, trace)  # after an error, a run that another thread waits for may use it
 
-    def _run(self, src: Buffer, dst: Buffer, lines: int, timeout: float, check: bool, *, offset: int = 0,
-             cfg: int = 0, stride: int = 0, seconds: float | None = None) -> NLBResult:
+    def _run(
+        self,
+        src: Buffer,
+        dst: Buffer,
+        lines: int,
+        timeout: float,
+        check: bool,
+        *,
+        offset: int = 0,
+        cfg: int = 0,
+        stride: int = 0,
+        seconds: float | None = None,
+    ) -> NLBResult:
         csr, dsm = self._csr, self._dsm
         source, target = src.device_address + offset, dst.device_address + offset
         if source % LINE or target % LINE:
@@ -183,9 +201,11 @@ class _NLB:
         dst.sync_from_device()
         _, errors, clocks, reads, writes, start, end = DSM_LINE.unpack_from(dsm, DSM_STATUS)
         if errors and check:
-            raise RunError(f"{self._address}: the NLB test of {lines} lines ended with errors: {error_names(errors)}.",
-                           hint="The data in the destination is not to be trusted; dev.reset() clears the AFU.",
-                           code=errors)
+            raise RunError(
+                f"{self._address}: the NLB test of {lines} lines ended with errors: {error_names(errors)}.",
+                hint="The data in the destination is not to be trusted; dev.reset() clears the AFU.",
+                code=errors,
+            )
         return NLBResult(lines, reads, writes, clocks, start, end, self._frequency, errors, seconds is not None)
 
     def _timeout(self, lines: int, timeout: float) -> RunTimeoutError:
@@ -197,7 +217,8 @@ class _NLB:
         return RunTimeoutError(
             f"{self._address}: the NLB test of {lines} lines did not end in {timeout:g} s: {done >> 32} lines read and "
             f"{done & low} written, {pending >> 32} reads and {pending & low} writes under way.",
-            hint="The test was stopped and is held in reset; dev.reset() resets the whole port.")
+            hint="The test was stopped and is held in reset; dev.reset() resets the whole port.",
+        )
 
 
 class NLB0(_NLB):
@@ -213,8 +234,16 @@ class NLB0(_NLB):
 
     AFU_ID = uuid.UUID("d8424dc4-a4a3-c413-f89e-433683f9040b")
 
-    def run(self, src: Buffer, dst: Buffer, lines: int | None = None, *, offset: int = 0,
-            timeout: float = 10.0, check: bool = True) -> NLBResult:
+    def run(
+        self,
+        src: Buffer,
+        dst: Buffer,
+        lines: int | None = None,
+        *,
+        offset: int = 0,
+        timeout: float = 10.0,
+        check: bool = True,
+    ) -> NLBResult:
         """Copy `lines` cache lines from `src` to `dst` and wait for the end.
 
         Parameters
@@ -242,8 +271,10 @@ class NLB0(_NLB):
         if lines is None:
             lines, rest = divmod(src.nbytes - offset, LINE)
             if rest:
-                raise ArgumentRangeError(f"The source has {src.nbytes} bytes, which is no multiple of {LINE}.",
-                                         hint="Allocate whole cache lines, or pass lines=.")
+                raise ArgumentRangeError(
+                    f"The source has {src.nbytes} bytes, which is no multiple of {LINE}.",
+                    hint="Allocate whole cache lines, or pass lines=.",
+                )
         _check_lines(lines, src, dst, offset=offset)
         return self._run(src, dst, lines, timeout, check, offset=offset)
 
@@ -261,10 +292,23 @@ class NLB3(_NLB):
 
     AFU_ID = uuid.UUID("f7df405c-bd7a-cf72-22f1-44b0b93acd18")
 
-    def run(self, src: Buffer, dst: Buffer, *, mode: str = "trput", lines: int | None = None, stride: int = 1,
-            multi_cl: int = 1, seconds: float | None = None, read_hint: str = "rdline-s",
-            write_hint: str = "wrline-m", read_channel: str = "va", write_channel: str = "va",
-            timeout: float = 10.0, check: bool = True) -> NLBResult:
+    def run(
+        self,
+        src: Buffer,
+        dst: Buffer,
+        *,
+        mode: str = "trput",
+        lines: int | None = None,
+        stride: int = 1,
+        multi_cl: int = 1,
+        seconds: float | None = None,
+        read_hint: str = "rdline-s",
+        write_hint: str = "wrline-m",
+        read_channel: str = "va",
+        write_channel: str = "va",
+        timeout: float = 10.0,
+        check: bool = True,
+    ) -> NLBResult:
         """Run one test and wait for its end.
 
         Parameters
@@ -320,13 +364,17 @@ def _choice(name: str, value: T, choices: dict[T, int]) -> int:
 def _check_lines(lines: int, src: Buffer, dst: Buffer, *, stride: int = 1, multi_cl: int = 1, offset: int = 0) -> None:
     """Check that a test takes that many lines, and that both buffers hold them."""
     if not 1 <= lines <= MAX_LINES:
-        raise ArgumentRangeError(f"{lines} cache lines asked for; one test takes 1 to {MAX_LINES}.",
-                                 hint="Send larger data in several pieces.")
+        raise ArgumentRangeError(
+            f"{lines} cache lines asked for; one test takes 1 to {MAX_LINES}.",
+            hint="Send larger data in several pieces.",
+        )
     if lines % multi_cl:
         raise ArgumentRangeError(f"{lines} lines do not divide into requests of {multi_cl}.")
     if offset < 0 or offset % LINE:
         raise ArgumentRangeError(f"offset is {offset}; it must be a multiple of {LINE}, and not negative.")
     end = offset + lines * LINE * stride
     if end > min(src.nbytes, dst.nbytes):
-        raise ArgumentRangeError(f"{lines} lines with stride {stride} at offset {offset} end at byte {end}; "
-                                 f"the source has {src.nbytes} bytes, the destination {dst.nbytes}.")
+        raise ArgumentRangeError(
+            f"{lines} lines with stride {stride} at offset {offset} end at byte {end}; "
+            f"the source has {src.nbytes} bytes, the destination {dst.nbytes}."
+        )
