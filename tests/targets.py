@@ -24,7 +24,10 @@ from fpgahal.emu import build_image
 #: Emulated boards, one for each binding; the name says what is under the binding.
 EMULATED = {"opae-emulated": ("pac-a10", "nlb0", "nlb3"), "xrt-emulated": ("u250", "demo", "vadd")}
 #: Emulated boards below a vendor's own library, by the variable that asks for it: one process, one such target.
-BELOW_VENDOR = {"FPGAHAL_EMU_OPAE": {"opae-real": ("pac-a10", "nlb0", "nlb3")}}
+BELOW_VENDOR = {
+    "FPGAHAL_EMU_OPAE": {"opae-real": ("pac-a10", "nlb0", "nlb3")},  # see test_opae_real.py
+    "FPGAHAL_EMU_XRT": {"xrt-real": ("u250", "demo", "vadd")},  # see abi/test_xrt_real.py
+}
 
 #: Emulated boards below the kernel drivers' ioctls.  They need the interposer from a process's start, so
 #: test_interposed.py runs them in processes of their own, one for each.

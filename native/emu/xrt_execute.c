@@ -7,10 +7,54 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define INLINE_BYTES (256u << 10)
 #define MAX_PINS 16
+
+bool xrt_in_flight(uint32_t state)
+{
+    return state == ERT_CMD_STATE_QUEUED || state == ERT_CMD_STATE_RUNNING;
+}
+
+/* ---- a run ----------------------------------------------------------------------------------------- */
+
+static void destroy(struct xrt_object *o)
+{
+    struct xrt_run *r = (struct xrt_run *)o;
+    pthread_mutex_destroy(&r->lock);
+    pthread_cond_destroy(&r->done);
+    xrt_leave(r->kernel);
+    free(r->args);
+    free(r);
+}
+
+struct xrt_run *xrt_run_make(struct xrt_kernel *k)
+{
+    /* Models may read a little past the last argument: pad to whole 64-bit words. */
+    size_t reg_bytes = ((size_t)k->meta->reg_bytes + 15) & ~(size_t)7;
+    struct xrt_run *r = calloc(1, sizeof *r + (reg_bytes < 32 ? 32 : reg_bytes));
+    if (!r)
+        return NULL;
+    r->args = calloc((size_t)k->meta->nargs + 1, sizeof *r->args);
+    r->object = (struct xrt_object){ .device = k->object.device, .destroy = destroy };
+    r->kernel = k;
+    r->state = ERT_CMD_STATE_NEW;
+    r->complete = k->meta->nargs == 0;
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&r->done, &attr);
+    pthread_condattr_destroy(&attr);
+    pthread_mutex_init(&r->lock, NULL);
+    xrt_retain(&k->object);
+    if (!r->args || !(r->handle = xrt_publish(&r->object, XRT_RUN))) {
+        destroy(&r->object);
+        return NULL;
+    }
+    return r;
+}
 
 /* ---- execution ------------------------------------------------------------------------------------- */
 
@@ -188,7 +232,7 @@ int xrt_run_start(struct xrt_run *r)
     if (r->kernel->exclusive)
         xrt_cu_started(r);
     struct emu_call call = { d->rack, b, r->regs, r->kernel->meta->reg_bytes, run_memory, NULL, &r->cancel };
-    if (!r->callback && !b->launch_ns && !b->link_bytes_per_s && r->kernel->model->bytes(&call) <= INLINE_BYTES) {
+    if ((!r->callback || r->callback_inline) && !b->launch_ns && !b->link_bytes_per_s && r->kernel->model->bytes(&call) <= INLINE_BYTES) {
         xrt_run_execute(r, true);
         return 0;
     }

@@ -2,12 +2,17 @@
 /*
  * xrt_private.h: the objects of the emulated XRT, and what its files ask of each other.
  *
- *   xrt.c         devices                 xrt_load.c    xclbin onto a board
- *   xrt_kernel.c  kernels, registers      xrt_run.c     runs
+ * XRT's C functions, of the stand-alone library:
+ *   xrt.c         on devices              xrt_kernel.c  on kernels
+ *   xrt_bo.c      on buffers              xrt_run.c     on runs
+ *   xrt_xclbin.c  on files                xrt_log.c     ini keys and messages
+ *
+ * What stands behind them, and behind the driver of the real XRT (xrt_driver*) as well:
+ *   xrt_device.c  open boards             xrt_load.c    xclbin onto a board
+ *   xrt_cu.c      compute units           xrt_buffer.c  buffers
  *   xrt_execute.c what a run does         xrt_queue.c   a device's worker
- *   xrt_buffer.c  buffers                 xrt_pages.c   their memory
- *   xrt_memory.c  device addresses        xrt_xclbin.c  xclbin handles
- *   xrt_object.c  handles                 xrt_log.c     ini keys and messages
+ *   xrt_memory.c  device addresses        xrt_pages.c   the memory behind them
+ *   xrt_object.c  handles
  *
  * Locks, outermost first: the list of devices, a device's queue, a device's lock, a device's memory and pages,
  * the table of handles, the log.  No lock is held while a model executes or a callback is called.
@@ -153,6 +158,7 @@ struct xrt_run {
     pthread_mutex_t lock; /* with `done`: for who waits */
     pthread_cond_t done;
     void (*callback)(xrtRunHandle, enum ert_cmd_state, void *);
+    bool callback_inline; /* the callback is fit to be called from within the start */
     void *callback_data, *handle;
     bool complete; /* every argument was set once */
     bool started;
@@ -204,20 +210,40 @@ bool xrt_fault_anywhere(const char *call);
 
 bool xrt_in_flight(uint32_t state);
 
+/* xrt_device.c */
+struct xrt_device *xrt_device_open(struct emu_rack *, struct emu_board *); /* NULL and errno */
+bool xrt_device_close(struct xrt_device *); /* false: it was not open */
+struct emu_rack *xrt_rack(const char *call); /* the current one, or NULL and errno */
+uint32_t xrt_board_count(struct emu_rack *); /* XRT boards that answer */
+struct emu_board *xrt_board_at(struct emu_rack *, unsigned long index); /* in XRT's order, or NULL */
+struct emu_board *xrt_board_named(struct emu_rack *, const char *bdf, uint32_t *index); /* or NULL */
+
 /* xrt_load.c */
 int xrt_load(struct xrt_device *, const uint8_t *data, size_t size);
 
-/* xrt_xclbin.c: a file's bytes (malloc), or NULL and errno */
-uint8_t *xrt_read_file(const char *path, size_t *size);
-
-/* xrt_kernel.c */
+/* xrt_cu.c */
+/* Fill meta, cus and ncus of a new kernel (its image is there); 0, or -1 and errno. */
+typedef int (*xrt_find_cus)(struct xrt_kernel *, const struct xrt_device *, const void *what);
+struct xrt_kernel *xrt_kernel_make(struct xrt_device *, const unsigned char *uuid, bool exclusive, xrt_find_cus,
+                                   const void *what); /* published; NULL and errno */
+int xrt_context_take(struct xrt_device *); /* with the device's lock: keep others from reprogramming */
+void xrt_context_drop(struct xrt_device *);
 void xrt_cu_started(struct xrt_run *);
 void xrt_cu_finished(struct xrt_run *, uint32_t state);
+uint32_t xrt_cu_read(struct xrt_kernel *, uint32_t offset);
+int xrt_cu_write(struct xrt_kernel *, uint32_t offset, uint32_t value);
 
-/* xrt_run.c */
-struct xrt_run *xrt_run_make(struct xrt_kernel *); /* published */
+/* xrt_buffer.c: NULL or -1, and errno, when it fails */
+struct xrt_buffer *xrt_buffer_make(struct xrt_device *, void *user, size_t size, uint64_t flags, uint32_t group);
+struct xrt_buffer *xrt_buffer_part(struct xrt_buffer *, size_t size, size_t offset);
+int xrt_buffer_outside(const struct xrt_buffer *, size_t size, size_t offset, const char *call);
+void *xrt_buffer_host(const struct xrt_buffer *, const char *call);
+int xrt_buffer_sync(struct xrt_buffer *, int direction, size_t size, size_t offset, const char *call);
+int xrt_buffer_copy(struct xrt_buffer *to, const struct xrt_buffer *from, size_t size, size_t to_offset,
+                    size_t from_offset, const char *call);
 
 /* xrt_execute.c */
+struct xrt_run *xrt_run_make(struct xrt_kernel *); /* published */
 int xrt_run_start(struct xrt_run *);
 void xrt_run_execute(struct xrt_run *, bool inline_);
 void xrt_run_finish(struct xrt_run *, uint32_t state);
@@ -226,6 +252,7 @@ void xrt_run_finish(struct xrt_run *, uint32_t state);
 int xrt_queue_init(struct xrt_device *);
 int xrt_queue_push(struct xrt_run *); /* 0 or errno */
 void xrt_queue_hang(struct xrt_run *);
+void xrt_queue_cancel(struct xrt_run *); /* it ends soon, in state ABORT */
 void xrt_queue_forget(struct xrt_run *); /* its handle is being closed */
 int xrt_queue_abort(struct xrt_device *); /* 0, or ETIMEDOUT if a run does not stop */
 void xrt_queue_close(struct xrt_device *);

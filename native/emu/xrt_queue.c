@@ -103,12 +103,11 @@ void xrt_queue_hang(struct xrt_run *r)
         xrt_run_finish(r, ERT_CMD_STATE_ABORT);
 }
 
-void xrt_queue_forget(struct xrt_run *r)
+void xrt_queue_cancel(struct xrt_run *r)
 {
     struct xrt_device *d = r->object.device;
     bool mine = false;
     pthread_mutex_lock(&d->queue.lock);
-    atomic_store(&r->orphan, true);
     atomic_store(&r->cancel, 1);
     if (r->place == XRT_WAITING || r->place == XRT_HUNG) {
         TAILQ_REMOVE(r->place == XRT_HUNG ? &d->queue.hung : &d->queue.waiting, r, link);
@@ -120,6 +119,14 @@ void xrt_queue_forget(struct xrt_run *r)
         xrt_run_finish(r, ERT_CMD_STATE_ABORT);
         xrt_leave(r);
     }
+}
+
+void xrt_queue_forget(struct xrt_run *r)
+{
+    pthread_mutex_lock(&r->object.device->queue.lock);
+    atomic_store(&r->orphan, true);
+    pthread_mutex_unlock(&r->object.device->queue.lock);
+    xrt_queue_cancel(r);
 }
 
 static void abort_all(struct xrt_runs *runs)

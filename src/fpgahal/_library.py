@@ -19,6 +19,10 @@ from fpgahal._errors import LibraryError, LibraryNotFoundError
 
 #: Names a folder that holds the emulated libraries (a sanitizer build, say) instead of the installed one.
 EMULATOR_FOLDER = "FPGAHAL_EMU_LIBDIR"
+#: ``real``: emulated XRT boards are used through the real libxrt_coreutil, not through our stand-in for it.
+XRT_MODE = "FPGAHAL_EMU_XRT"
+#: Names the driver that puts emulated boards under the real libxrt_coreutil.
+XRT_DRIVER = "FPGAHAL_XRT_DRIVER"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,44 @@ def own(file: str) -> str:
     )
 
 
+def wants_real_xrt() -> bool:
+    """Whether emulated XRT boards are to be used through the real libxrt_coreutil (``FPGAHAL_EMU_XRT=real``).
+
+    Raises
+    ------
+    LibraryError
+        The variable holds something else.
+    """
+    mode = os.environ.get(XRT_MODE, "")
+    if mode not in ("", "real"):
+        raise LibraryError(
+            f"{XRT_MODE}={mode!r} is not a way to use emulated boards.",
+            hint=f"Set it to 'real' for the real libxrt_coreutil, or unset {XRT_MODE}.",
+        )
+    return mode == "real"
+
+
+def xrt_driver() -> str:
+    """Path of the driver that puts emulated boards under the real libxrt_coreutil.
+
+    Raises
+    ------
+    LibraryNotFoundError
+        It was not built: it fits one release of XRT only, so no wheel holds it.
+    """
+    file = "libfpgahal-xrt-driver.so"
+    named = os.environ.get(XRT_DRIVER)
+    folders = [os.environ[EMULATOR_FOLDER]] if os.environ.get(EMULATOR_FOLDER) else list(_own_folders())
+    for path in [named] if named else [os.path.join(folder, file) for folder in folders]:
+        if os.path.exists(path):
+            return os.path.abspath(path)
+    raise LibraryNotFoundError(
+        f"{file} not found (looked at: {named or ', '.join(folders)}).",
+        hint="Build it from the sources: apt install libxrt-dev libboost-dev, then pip install "
+        f"-C cmake.define.FPGAHAL_XRT_DRIVER=ON .; or name the file in {XRT_DRIVER}.",
+    )
+
+
 def _own_folders() -> Iterator[str]:
     compiled = importlib.util.find_spec("fpgahal._session")  # where it lies, the install put the native part
     if compiled is not None and compiled.origin:
@@ -143,4 +185,15 @@ def _own_folders() -> Iterator[str]:
     yield os.path.join(sysconfig.get_path("platlib"), "fpgahal", "_lib")
 
 
-__all__ = ["EMULATOR_FOLDER", "Library", "emulator", "load", "mapped_path", "own"]
+__all__ = [
+    "EMULATOR_FOLDER",
+    "XRT_DRIVER",
+    "XRT_MODE",
+    "Library",
+    "emulator",
+    "load",
+    "mapped_path",
+    "own",
+    "wants_real_xrt",
+    "xrt_driver",
+]

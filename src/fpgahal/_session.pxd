@@ -12,6 +12,7 @@ cdef struct memory:              # one buffer object
     size_t size                  # bytes, as asked for
     int bank                     # BankInfo.index
     uint64_t serial              # never used twice, as addresses and handles are
+    int users                    # calls that use it now (a driver may count them, so that a free can wait)
 
 cdef enum arg_kind:              # how a kernel argument is handed over
     ARG_NONE                     # a stream: nothing

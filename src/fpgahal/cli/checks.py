@@ -90,8 +90,7 @@ def all_checks(root: str = "/", timeout: float = 10.0) -> list[Check]:
     checks += [memlock(bool(families))]
     checks += devices()
     checks += [emulator(family, timeout) for family in ("opae", "xrt")]
-    checks += [opae_programs(timeout)]
-    checks += [runtime_folder()]
+    checks += [opae_programs(timeout), programs_of_xrt(), runtime_folder()]
     return checks
 
 
@@ -338,6 +337,21 @@ def opae_programs(timeout: float) -> Check:
         "fpgahal emulate: stand-alone library as libopae-c.so.2 and .so.1; fpgainfo and fpgad, "
         f"which need the real one, do not run ({route.why_not})",
     )
+
+
+def programs_of_xrt() -> Check:
+    """Whether ``fpgahal emulate u250 -- PROGRAM`` can run a program that uses libxrt itself."""
+    name = "XRT programs on emulated boards"
+    path, obstacle = fpgahal.emu.xrt_driver()
+    if path is None:
+        return Check(
+            name,
+            "absent",
+            obstacle,
+            "Only for programs that call XRT without fpgahal: docs/xrt-versions.md "
+            "says how to build the driver that they need.",
+        )
+    return Check(name, "ok", path)
 
 
 def runtime_folder() -> Check:

@@ -10,6 +10,7 @@ import argparse
 import os
 import signal
 import subprocess
+import tempfile
 from types import FrameType
 from typing import Any
 
@@ -38,8 +39,12 @@ def emulate(args: argparse.Namespace, out: Output) -> int:
     """``fpgahal emulate``: gives the command's exit status, 128 + n if signal n ended it."""
     if not args.command:
         raise UsageError("There is no command to run.", hint="Try: fpgahal emulate pac-a10:2,u250 -- fpgahal list")
-    with fpgahal.emu.rack(args.spec, dir=args.keep, keep=args.keep is not None) as rack:
-        return _supervise(args.command, fpgahal.emu.program_environment(rack.dir))
+    with (
+        fpgahal.emu.rack(args.spec, dir=args.keep, keep=args.keep is not None) as rack,
+        tempfile.TemporaryDirectory(prefix="fpgahal-xrt-") as folder,
+    ):
+        environment = fpgahal.emu.program_environment(rack.dir) | fpgahal.emu.xrt_environment(folder)
+        return _supervise(args.command, environment)
 
 
 def _supervise(command: list[str], environment: dict[str, str]) -> int:

@@ -11,6 +11,7 @@ from fpgahal._catalogue import build_image
 from fpgahal.emu._boards import Board, BoardFileError, boards
 from fpgahal.emu._control import SlotState, Status
 from fpgahal.emu._programs import OpaeRoute, opae_route, program_environment
+from fpgahal.emu._programs_xrt import xrt_driver, xrt_environment
 from fpgahal.emu._rack import FAULTS, Rack, rack
 from fpgahal.emu._shared import active, discard
 from fpgahal.emu._spec import SpecError
@@ -31,4 +32,6 @@ __all__ = [
     "opae_route",
     "program_environment",
     "rack",
+    "xrt_driver",
+    "xrt_environment",
 ]
