@@ -73,10 +73,14 @@ def library(tmp_path: Path, names: list[str], file: str, body: str = "") -> Path
 # --- not there --------------------------------------------------------------------------------------------------
 
 
-@each_driver
+#: Drivers whose library this machine lacks; the test after the next is for machines that have both.
+ABSENT = [
+    driver for driver, name in (("opae", "opae-c"), ("xrt", "xrt_coreutil")) if not ctypes.util.find_library(name)
+]
+
+
+@pytest.mark.parametrize("driver", ABSENT)
 def test_no_library_at_all(driver: str) -> None:
-    if ctypes.util.find_library({"opae": "opae-c", "xrt": "xrt_coreutil"}[driver]):
-        pytest.skip("this machine has the vendor's library")
     # an Intel board is opened without libopae-c, too, unless that is asked for
     kind, text = refusal(driver, FPGAHAL_OPAE_BINDING="opae", **{DRIVERS[driver][0]: ""})
     assert kind == "LibraryNotFoundError"
