@@ -60,6 +60,8 @@ def test_names(page: Path) -> None:
 
 def _has(owner: object, attribute: str) -> bool:
     known = getattr(owner, "__annotations__", {}), getattr(owner, "__dataclass_fields__", {})
-    return hasattr(owner, attribute) or any(attribute in names for names in known) or (
-        owner is fpgahal.Device and attribute in ("info", "csr", "shared", "driver")
+    return (
+        hasattr(owner, attribute)
+        or any(attribute in names for names in known)
+        or (owner is fpgahal.Device and attribute in ("info", "csr", "shared", "driver"))
     )
