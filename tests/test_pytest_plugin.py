@@ -134,6 +134,22 @@ def test_of_a_view(array):
     result.stdout.fnmatch_lines(["*the reason*"])
 
 
+def test_unittest_and_modules_can_be_marked(inner: Inner) -> None:
+    result = inner("""
+import unittest
+pytestmark = pytest.mark.fpga(boards="u280")
+
+def test_module():
+    assert "U280" in fpgahal.find().name
+
+@pytest.mark.fpga(boards="u200")
+class TestCase(unittest.TestCase):
+    def test_method(self):
+        self.assertIn("U200", fpgahal.find().name)
+""")
+    result.assert_outcomes(passed=2)
+
+
 @pytest.mark.parametrize(
     ("mark", "message"),
     [
