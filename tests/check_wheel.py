@@ -18,6 +18,7 @@ WANTED = [
     "fpgahal/_session.pxd",
     "fpgahal/_lib/libfpgahal-emu-opae.so",
     "fpgahal/_lib/libfpgahal-emu-xrt.so",
+    "pytest_fpgahal/__init__.py",
     "*.dist-info/licenses/LICENSE",
 ]
 FORBIDDEN = ["*.pyx", "*.c", "*libopae*", "*libxrt*", "*libxfpga*", "*libasan*", "*.gbs", "*.xclbin", "tests/*"]

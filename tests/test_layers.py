@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "fpgahal"
+PLUGIN = ROOT / "src" / "pytest_fpgahal" / "__init__.py"
 
 # Lower may not import higher.  Names are top-level modules of fpgahal; what is not named here is layer 0.
 LAYERS = {
@@ -84,6 +85,13 @@ def test_imports_go_down(path: Path) -> None:
 def test_consumers_use_public_names(path: Path) -> None:
     private = {name for name in imports(path) if name.startswith("_")}
     assert not private, f"{path.name} imports {', '.join(sorted(private))}: use what `import fpgahal` offers"
+
+
+def test_the_pytest_plugin_is_a_user() -> None:
+    """It stands outside the package, uses public names, and imports them no earlier than in a fixture."""
+    assert {name for name in imports(PLUGIN) if name.startswith("_")} == set()
+    top = [node for node in ast.parse(PLUGIN.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert not [node for node in top if "fpgahal" in ast.unparse(node)]
 
 
 def test_few_files_know_a_vendor_library() -> None:

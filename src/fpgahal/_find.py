@@ -32,6 +32,9 @@ def devices(root: str = "/") -> list[DeviceInfo]:
     return _sysfs.scan(root)
 
 
+_SELECTORS = frozenset({"bdf", "slot", "afu_id", "driver", "name", "platform"})
+
+
 def open(
     selector: DeviceInfo | str | None = None,
     *,
@@ -83,6 +86,10 @@ def open(
 
 def find(selector: str | None = None, **wanted: Any) -> DeviceInfo:
     """The one device that matches; parameters and errors as for :func:`open`."""
+    for key in wanted.keys() - _SELECTORS:
+        raise TypeError(
+            f"find() got an unexpected keyword argument {key!r}: known are {', '.join(sorted(_SELECTORS))}."
+        )
     known = devices()
     if selector is not None:
         wanted["bdf"], wanted["slot"] = _address(selector)

@@ -15,6 +15,7 @@ from fpgahal._types import DeviceInfo
 from fpgahal.emu import _control as control
 from fpgahal.emu import _folder as folder
 from fpgahal.emu import _tree as tree
+from fpgahal.emu._boards import Board
 from fpgahal.emu._spec import Placed, SpecError, parse, tuned
 
 #: Names the folder of the rack that this process and its children use.
@@ -102,6 +103,10 @@ class Rack:
     def status(self, device: str | int | DeviceInfo) -> control.Status:
         """Return what the emulator says of a board, also of one that vanished."""
         return control.status(self.dir, self._find(device).bdf)
+
+    def board(self, device: str | int | DeviceInfo) -> Board:
+        """Return what kind of board one is: :func:`fpgahal.emu.build_image` wants to know."""
+        return self._find(device).board
 
     def hold_files(self, device: str | int | DeviceInfo) -> list[str]:
         """Return the files that a process keeps open, and locked, while it uses a board."""
