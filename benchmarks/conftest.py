@@ -41,7 +41,7 @@ class Book:
     ) -> None:
         """Note a ratio and fail when it misses its goal.  `at_least`: baseline/ours; `at_most`: ours/baseline."""
         ratio = baseline / ours if at_least is not None else ours / baseline
-        goal = f">= {at_least:g}x" if at_least is not None else f"<= {at_most:g}x"
+        goal = f">= {at_least:g}x" if at_least is not None else f"<= {at_most:.3g}x" if at_most is not None else ""
         self.rows.append(
             {"what": what, "ours": ours, "baseline": baseline, "against": against, "ratio": ratio, "goal": goal}
         )
