@@ -18,4 +18,5 @@ cdef class Buffer:
 
     cdef int check(self) except -1
     cdef int range(self, offset, size, size_t *start, size_t *count) except -1
+    cdef int sync(self, bint to_device, offset, size) except -1
     cdef int free(self) noexcept

@@ -146,25 +146,22 @@ cdef class Buffer:
         ArgumentRangeError
             The range is not inside the buffer.
         """
-        cdef size_t start = 0, count = 0
-        self.range(offset, size, &start, &count)
-        self.runs += 1  # the memory must not go away under it
-        try:
-            with nogil:
-                self.session.memory_sync(&self.memory, True, start, count)
-        finally:
-            self.runs -= 1
+        self.sync(True, offset, size)
 
     def sync_from_device(self, offset=0, size=None):
         """Make what the device wrote visible to the host.  Parameters and errors as `sync_to_device`."""
+        self.sync(False, offset, size)
+
+    cdef int sync(self, bint to_device, offset, size) except -1:
         cdef size_t start = 0, count = 0
         self.range(offset, size, &start, &count)
         self.runs += 1  # the memory must not go away under it
         try:
             with nogil:
-                self.session.memory_sync(&self.memory, False, start, count)
+                self.session.memory_sync(&self.memory, to_device, start, count)
         finally:
             self.runs -= 1
+        return 0
 
     def poll32(self, offset, uint32_t mask, uint32_t value, timeout=None):
         """Wait until the 32-bit word at `offset` of the host's memory satisfies ``word & mask == value``.
