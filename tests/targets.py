@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the conformance suite runs on: the same tests, whatever board and driver is below.
+"""What the conformance suite runs on here: the same checks, whatever board and driver is below.
 
-A target is a board with an image that has a kernel which copies bytes.  To run the suite on a real board, set
-
-    FPGAHAL_TEST_DEVICE=<bdf>  FPGAHAL_TEST_IMAGE=<file with NLB0, or with the passthrough kernel>
-    FPGAHAL_TEST_OTHER_IMAGE=<any other file for that board>   (optional: the tests that reprogram need it)
+For a real board there is the command `fpgahal conformance`.
 """
 
 from __future__ import annotations
@@ -12,13 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
-import pytest
-
-import fpgahal
 from fpgahal import emu
+from fpgahal.conformance.target import Target
 from fpgahal.emu import build_image
 
 #: Emulated boards, one for each binding; the name says what is under the binding.
@@ -44,68 +37,19 @@ def names() -> list[str]:
             return list(targets)
     if os.environ.get(ONLY):
         return [os.environ[ONLY]]
-    return [*EMULATED, *(["real"] if os.environ.get("FPGAHAL_TEST_DEVICE") else [])]
+    return list(EMULATED)
 
 
 def is_for(name: str, driver: str) -> bool:
     """Whether a target may have boards of that driver."""
-    return name == "real" or name.startswith(driver) or (driver == "opae" and name in INTERPOSED)
-
-
-@dataclass(frozen=True)
-class Target:
-    """A board to test."""
-
-    name: str
-    info: fpgahal.DeviceInfo
-    image: bytes
-    other: bytes | None
-    rack: emu.Rack | None
-
-    @property
-    def kernel(self) -> str:
-        """Name of the kernel that copies."""
-        return "lpbk1" if self.info.driver == "opae" else "passthrough"
-
-    def args(self, src: Any, dst: Any, nbytes: int) -> tuple[Any, ...]:
-        """Arguments that make the kernel copy `nbytes` (a multiple of 64)."""
-        return (src, dst, nbytes // 64) if self.info.driver == "opae" else (src, dst, nbytes)
-
-    @contextmanager
-    def device(self, **kw: Any) -> Iterator[fpgahal.Device]:
-        """The board, opened, with the image loaded."""
-        with fpgahal.open(self.info, **kw) as dev:
-            dev.program(self.image)
-            yield dev
-
-    def need_other(self) -> bytes:
-        """Another image for the same board."""
-        if self.other is None:
-            pytest.skip("needs a second image: set FPGAHAL_TEST_OTHER_IMAGE")
-        return self.other
-
-    def need_rack(self) -> emu.Rack:
-        """The emulated rack; a real board can't be made to fail."""
-        if self.rack is None:
-            pytest.skip("a real board has no fault injection")
-        return self.rack
+    return name.startswith(driver) or (driver == "opae" and name in INTERPOSED)
 
 
 @contextmanager
 def open_target(name: str) -> Iterator[Target]:
     """Set a target up."""
-    if name == "real":
-        info = fpgahal.find(os.environ["FPGAHAL_TEST_DEVICE"])
-        other = os.environ.get("FPGAHAL_TEST_OTHER_IMAGE")
-        yield Target(name, info, _read(os.environ["FPGAHAL_TEST_IMAGE"]), _read(other) if other else None, None)
-        return
     known = (EMULATED, INTERPOSED, *BELOW_VENDOR.values())
     model, image, other_image = next(targets[name] for targets in known if name in targets)
     board = emu.boards()[model]
     with emu.rack(f"{model}:2") as rack:
         yield Target(name, rack.devices()[0], build_image(image, board), build_image(other_image, board), rack)
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()

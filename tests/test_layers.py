@@ -32,11 +32,12 @@ LAYERS = {
     "kernels": 5,
     "cli": 6,
     "bench": 6,
+    "conformance": 6,
     "__main__": 6,
     "_probe": 6,
 }
 # Consumers use the public names only, as any user could.
-PUBLIC_ONLY = ("kernels", "cli", "bench")
+PUBLIC_ONLY = ("kernels", "cli", "bench", "conformance")
 
 SOURCES = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".pyx", ".pxd"))
 
