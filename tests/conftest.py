@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("fpgahal.conformance")
 sys.path.insert(0, str(Path(__file__).parent))  # tests/targets.py, tests/unit/trees.py
 
 from targets import ONLY, Target, is_for, names, open_target

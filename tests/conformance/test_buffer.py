@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Buffers, on this run's targets: the checks are the package's, so that `fpgahal conformance` has the same."""
+"""The package's checks, which `fpgahal conformance` has too, on the targets of this run."""
 
 from fpgahal.conformance.buffer import *  # noqa: F403

@@ -171,8 +171,9 @@ class Checks:
         self.results += [Result(name, "left out", reason=reason) for name in self._names[len(self.results) :]]
 
     def _run_rest(self) -> None:
+        """One process: until a check fails, or all are done."""
         order = self._order | {"step": "check", "begin": len(self.results)}
-        begun = time.monotonic()
+        before, begun = len(self.results), 0.0
         try:
             for event in events(order, self._timeout):
                 if "checks" in event:
@@ -183,15 +184,20 @@ class Checks:
                     _show(f"{done + 1}/{total} {self._names[done]}")
                 elif "ended" in event:
                     self.results.append(Result(**event["ended"], reason=event["reason"], detail=event["detail"]))
-                    if event["ended"]["result"] == "failed" and self._gone():
-                        return
-            if not self._names or len(self.results) < len(self._names):
+                    begun = 0.0
+            if len(self.results) == before:
                 raise ProcessEndedError("it ended the process without an error")
         except FpgaError as error:
-            if not self._names:
+            reason = " ".join(str(error).split())
+            if begun:
+                name = self._names[len(self.results)]
+                self.results.append(Result(name, "failed", time.monotonic() - begun, reason))
+            elif not self.results:
                 raise
-            name = [*self._names, "process.ends"][len(self.results)]
-            self.results.append(Result(name, "failed", time.monotonic() - begun, " ".join(str(error).split())))
+            elif len(self.results) == before:
+                self.leave_out(f"not run: {reason}")
+            elif self.results[-1].result != "failed":
+                self.results.append(Result("process.ends", "failed", 0.0, reason))
 
     def _gone(self) -> bool:
         return all(info.address != self._address for info in fpgahal.devices())

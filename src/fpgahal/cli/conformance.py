@@ -38,9 +38,9 @@ def add_to(commands: argparse._SubParsersAction[Any], common: argparse.ArgumentP
         metavar="IMAGE",
         action="append",
         default=[],
-        help="also run what reprograms and resets the board, and runs its accelerator, with this image: NLB0 (OPAE), or "
-        "an xclbin with the kernel passthrough(src, dst, bytes).  A second --program, with any image for the board, "
-        "is for the checks that replace one by the other; it may be what the board runs now",
+        help="also run what reprograms and resets the board, and uses its accelerator, with this image: NLB0 (OPAE), "
+        "or an xclbin with the kernel passthrough(src, dst, bytes).  A second --program, with any image for the "
+        "board, is for the checks that replace one by the other; it may be what the board runs now",
     )
     parser.add_argument("--junit", metavar="FILE", help="write the report as JUnit XML, too")
     parser.add_argument(

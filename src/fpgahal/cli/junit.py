@@ -37,7 +37,8 @@ def document(properties: Sequence[tuple[str, str]], text: str, results: Sequence
             ElementTree.SubElement(case, "skipped", message=_clean(one.reason))
     ElementTree.SubElement(suite, "system-out").text = _clean(text)
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
+    xml: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return xml + b"\n"
 
 
 def _clean(text: str) -> str:

@@ -58,6 +58,7 @@ def check(order: dict[str, Any], report: Report) -> None:
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     options = ["-c", os.devnull, "--rootdir", str(FOLDER), "--noconftest", "--strict-markers"]
     options += ["-p", "no:cacheprovider", "-p", "no:terminal"]
+    options += ["--exitfirst"]  # a failure keeps its objects, and so the board: the next check needs a new process
     files = [str(FOLDER / f"{module}.py") for module in MODULES]
     pytest.main([*options, *files], plugins=[Suite(target, order["begin"], report)])
 

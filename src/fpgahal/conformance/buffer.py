@@ -33,7 +33,7 @@ def test_view_has_shape_and_dtype_and_is_writable(dev: fpgahal.Device, shape: An
 
 def test_views_share_the_memory(dev: fpgahal.Device) -> None:
     buffer = dev.allocate(16, np.uint32)
-    one, two = np.asarray(buffer), np.frombuffer(buffer, np.uint8)
+    one, two = np.asarray(buffer), np.frombuffer(buffer, np.uint8)  # type: ignore[call-overload]
     one[3] = 0x01020304
     assert list(two[12:16]) == [4, 3, 2, 1]
     shared = np.from_dlpack(buffer)
