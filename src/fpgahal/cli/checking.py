@@ -149,6 +149,7 @@ class Checks:
         self.results: list[Result] = []
         self._order, self._timeout, self._address = order, timeout, address
         self._names: list[str] = []
+        self._death = ""  # what ended a process that was in no check
 
     def run(self) -> None:
         """Run them; one that takes its process along, or does not end, has failed, and the next one runs.
@@ -163,6 +164,8 @@ class Checks:
                 self._run_rest()
                 if self._gone():
                     self.leave_out("not run: the board is gone")
+            if self._death:
+                self.results.append(Result("process.ends", "failed", reason=self._death))
         finally:
             _show("")
 
@@ -197,7 +200,7 @@ class Checks:
             elif len(self.results) == before:
                 self.leave_out(f"not run: {reason}")
             elif self.results[-1].result != "failed":
-                self.results.append(Result("process.ends", "failed", 0.0, reason))
+                self._death = reason
 
     def _gone(self) -> bool:
         return all(info.address != self._address for info in fpgahal.devices())
