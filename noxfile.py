@@ -205,6 +205,12 @@ def wheels(session: nox.Session) -> None:
         session.run(f"{folder}/empty/bin/python", "-m", "pip", "-q", "install", str(wheel), external=True)
         with session.chdir(folder):  # away from the sources
             session.run(f"{folder}/empty/bin/python", str(ROOT / "tests/smoke.py"), external=True)
+            session.run(
+                f"{folder}/empty/bin/python", "-m", "pip", "-q", "install", f"{wheel}[conformance]", external=True
+            )
+            for board in ("pac-a10", "u250"):
+                command = ["-m", "fpgahal", "conformance", "--emulate", board]
+                session.run(f"{folder}/empty/bin/python", *command, external=True, silent=True)
         (ROOT / "dist").mkdir(exist_ok=True)
         shutil.copy(wheel, ROOT / "dist")
         session.log(f"dist/{wheel.name} passed its smoke test on {other}")

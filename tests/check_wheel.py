@@ -18,6 +18,7 @@ WANTED = [
     "fpgahal/_session.pxd",
     "fpgahal/_lib/libfpgahal-emu-opae.so",
     "fpgahal/_lib/libfpgahal-emu-xrt.so",
+    "fpgahal/conformance/__main__.py",
     "pytest_fpgahal/__init__.py",
     "*.dist-info/licenses/LICENSE",
 ]

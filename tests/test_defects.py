@@ -2,6 +2,12 @@
 """What pyopae (OPAE SDK 2.14) and pyxrt (XRT 2.13) do wrong, each reproduced there: here fpgahal does it right.
 
 Each docstring names the defect.  Where a longer test exists elsewhere, it says which.
+
+What they lack, and fpgahal lacks as well, is no defect and has no test: registers of 512 bits, buffers in memory that
+the caller has pinned, and the metrics of the board's management controller (pyopae); buffers exported to other
+processes and imported from them, and scalars given as bytes (pyxrt; fpgahal refuses those, see
+test_an_argument_is_set_or_refused).  Setting a user clock without programming an image is of that kind, too.
+Wheels for every Python, which neither has, are tested by `nox -s wheels`.
 """
 
 from __future__ import annotations
@@ -23,6 +29,7 @@ from targets import Target
 
 import fpgahal
 from fpgahal import Bitstream, RunState, emu
+from fpgahal._gbs import build_gbs
 
 
 def vm_size() -> int:
@@ -211,6 +218,41 @@ def test_a_cut_image_is_refused_here(target: Target, cut: int) -> None:
         Bitstream.parse(target.image[:cut])
 
 
+@pytest.mark.driver("opae")
+def test_a_user_clock_is_known_before_programming(target: Target) -> None:
+    """pyopae: knows no user clocks.  libopae-c sets what the image asks for; the binding that can't says so, see
+    faults/test_dfl.py."""
+    image = Bitstream.parse(target.image)
+    assert image.interface_id is not None
+    asking = build_gbs(image.afu_id, image.interface_id, image.payload, clock_mhz=200)
+    assert Bitstream.parse(asking).clocks == (("high", 200.0), ("low", 100.0))
+    with fpgahal.open(target.info) as dev:
+        assert dev.program(asking, force=True)
+
+
+def test_every_binding_has_stubs() -> None:
+    """pyopae, pyxrt: no type stubs.  That they say the truth: typing/test_stubs.py."""
+    folder = Path(fpgahal.__file__).parent
+    for module in {sys.modules[getattr(fpgahal, name).__module__] for name in ("Buffer", "Csr", "Kernel", "Run")}:
+        assert str(module.__file__).endswith(".so")
+        assert (folder / f"{module.__name__.rpartition('.')[2]}.pyi").exists()
+
+
+@pytest.mark.driver("opae")
+def test_a_buffer_that_is_too_large_is_explained(dev: fpgahal.Device) -> None:
+    """libopae-c: above 1 GiB it says "invalid parameter", because one buffer is one physical page."""
+    with pytest.raises(fpgahal.ArgumentRangeError, match="at most 1 GiB in one buffer"):
+        dev.allocate((1 << 30) + 1)
+
+
+@pytest.mark.driver("opae")
+def test_a_missing_huge_page_is_named(target: Target, dev: fpgahal.Device) -> None:
+    """libopae-c: without huge pages, larger buffers fail with "out of memory".  More: faults/test_dfl.py."""
+    target.need_rack().fault(target.info, "call", call="fpgaPrepareBuffer", code=5, count=1)
+    with pytest.raises(fpgahal.DeviceMemoryError, match="huge pages"):
+        dev.allocate(8192)
+
+
 # --- pyxrt ------------------------------------------------------------------------------------------------------
 
 
@@ -292,6 +334,25 @@ def test_boards_are_listed_and_registers_read(target: Target, dev: fpgahal.Devic
             assert kernel.csr.read32(0x10) == 5
     dev.allocate(256).sync_to_device(64, 64)
     assert dev.kernel(target.kernel).map([arguments(target, dev)] * 3) == 3
+
+
+def test_a_part_needs_no_end(dev: fpgahal.Device) -> None:
+    """pyxrt: bo.sync has no default for size and offset."""
+    buffer = dev.allocate(256)
+    for sync in (buffer.sync_to_device, buffer.sync_from_device):
+        sync()
+        sync(64)
+        sync(size=64)
+
+
+def test_a_run_can_be_stopped(target: Target, dev: fpgahal.Device) -> None:
+    """pyxrt: no abort.  More: conformance/kernel.py."""
+    target.need_rack().fault(target.info, "hang", count=1)
+    kernel = dev.kernel(target.kernel)
+    run = kernel.start(*arguments(target, dev))
+    dev.reset()
+    assert run.state is RunState.ABORTED
+    kernel(*arguments(target, dev), timeout=30)
 
 
 def test_a_scalar_has_no_bank(target: Target, dev: fpgahal.Device) -> None:

@@ -18,6 +18,7 @@ LAYERS = {
     "_session": 1,
     "_wait": 1,
     "_register_kernel": 2,
+    "_port": 2,
     "_opae": 2,
     "_dfl": 2,
     "_xrt": 2,

@@ -16,6 +16,9 @@ from fpgahal import emu
 
 pytest_plugins = ["pytester"]
 
+# Of an editable install of fpgahal only: see docs/testing-your-program.md.
+EDITABLE = "ignore:Module already imported so cannot be rewritten; _editable_skbc_:pytest.PytestAssertRewriteWarning"
+
 Inner = Callable[..., pytest.RunResult]
 
 
@@ -26,7 +29,8 @@ def inner(pytester: pytest.Pytester) -> Inner:
     def run(text: str) -> pytest.RunResult:
         header = "import gc, os\nimport numpy as np\nimport pytest\nimport fpgahal\n"
         pytester.makepyfile(header + text)
-        return pytester.runpytest_subprocess("-p", "no:cacheprovider", "--strict-markers", "-W", "error")
+        strict = ["-p", "no:cacheprovider", "--strict-markers", "-W", "error", "-W", EDITABLE]
+        return pytester.runpytest_subprocess(*strict)
 
     return run
 

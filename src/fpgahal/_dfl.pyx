@@ -22,11 +22,11 @@ from fpgahal._dfl_abi cimport (
     dfl_dma_map, dfl_dma_unmap, dfl_irq_set, dfl_port_info, dfl_port_pr, dfl_region_info, eventfd, ioctl, madvise,
     mmio_read32, mmio_read64, mmio_write32, mmio_write64, old_error_irq, old_port_info, old_port_pr, old_user_irq,
 )
-from fpgahal._session cimport Session, memory
+from fpgahal._port cimport PortSession
+from fpgahal._session cimport memory
 
 import os
 import resource
-import uuid
 import weakref
 
 from fpgahal._errors import (
@@ -34,17 +34,9 @@ from fpgahal._errors import (
     UnsupportedError, errno_error,
 )
 from fpgahal._lock import ProgramLock
-from fpgahal._register_kernel import known_kernels, open_register_kernel
 from fpgahal._sysfs import port as sysfs
-from fpgahal._types import BankInfo
 
-cdef extern from *:
-    """
-    #define fence() __sync_synchronize()
-    """
-    void fence() noexcept nogil
-
-cdef uint64_t AFU_ID_L = 0x08, AFU_ID_H = 0x10  # device feature header: the id, low and high half
+cdef uint64_t AFU_ID_L = 0x08                   # device feature header: the id, low half
 cdef uint64_t ALL_ONES = 0xFFFFFFFFFFFFFFFF     # what a PCIe read returns when nobody answers
 cdef size_t SMALL = 4096                        # the driver maps whole pages of this size
 cdef int HUGE_SHIFT = 26                        # MAP_HUGE_SHIFT: mmap's flags hold the huge page's size from here on
@@ -62,7 +54,7 @@ cdef inline int page_shift(size_t size) noexcept nogil:
 
 
 @cython.no_gc_clear  # __dealloc__ closes what is open, also when the collector breaks a cycle
-cdef class DflSession(Session):
+cdef class DflSession(PortSession):
     cdef int fd                      # of the port; -1: not open
     cdef char *mmio                  # of the AFU's registers: our address range, whatever is mapped there
     cdef bint attached               # the registers are; else plain memory, see detach()
@@ -189,14 +181,8 @@ cdef class DflSession(Session):
                      "open them with driver=\"opae\"." if self.info.emulated else "", code=number)
         return errno_error(number, "", what, self.info.address)
 
-    cdef int ready(self) except -1 nogil:
-        """Open, this process's, and with an AFU that answers."""
-        self.check()
-        if not self.attached:
-            with gil:
-                raise DeviceStateError(f"{self.info.address}: no AFU answers; its last reconfiguration failed.",
-                                       hint="Program an image that is known to be good: dev.program(path).")
-        return 0
+    cdef bint answers(self) noexcept nogil:
+        return self.attached
 
     cdef bint lost(self) noexcept nogil:
         """Whether the card dropped off the bus: then every bit reads as one."""
@@ -303,21 +289,7 @@ cdef class DflSession(Session):
         munmap(m.host, <size_t>1 << page_shift(m.size))  # what the driver still has pinned stays pinned
         return failed
 
-    cdef int memory_sync(self, memory *m, bint to_device, size_t offset, size_t size) except -1 nogil:
-        self.check()
-        fence()  # host and AFU see the same memory: only the order matters
-        return 0
-
     # --- cold ------------------------------------------------------------------------------------------------
-    def loaded_id(self):
-        cdef uint64_t low = 0, high = 0
-        self.check()
-        if not self.attached:
-            return None
-        self.csr_read64(AFU_ID_L, &low)
-        self.csr_read64(AFU_ID_H, &high)
-        return uuid.UUID(int=<object>high << 64 | low)
-
     def program(self, bitstream, force):
         self.check()
         if not self.fme:
@@ -381,24 +353,8 @@ cdef class DflSession(Session):
             error.message += "  The port is held in reset: no AFU answers until a good image is loaded."
         raise error
 
-    def banks(self):
-        return (BankInfo(0, "host", "host", 0, 1 << 30),)
-
-    def kernels(self):
-        return known_kernels(self)
-
-    def open_kernel(self, name, exclusive):
-        self.ready()
-        return open_register_kernel(self, name)
-
-    def reset(self):
-        self.ready()
-        self.resetting += 1
-        try:
-            self.call(OLD_PORT_RESET if self.old else DFL_PORT_RESET, NULL, "PORT_RESET")
-        finally:
-            self.epoch += 1
-            self.resetting -= 1
+    cdef int reset_port(self) except -1:
+        return self.call(OLD_PORT_RESET if self.old else DFL_PORT_RESET, NULL, "PORT_RESET")
 
     def errors(self):
         """Error registers of the port and the FME, from sysfs: name -> value."""

@@ -11,9 +11,11 @@ import ctypes
 import importlib.util
 import os
 import sysconfig
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from fpgahal._errors import LibraryError, LibraryNotFoundError
 
@@ -47,6 +49,26 @@ class Library:
     def version(self) -> str:
         """What follows ``.so.`` in the file's name: ``"2.13.0"``."""
         return Path(self.path).name.partition(".so.")[2]
+
+
+T = TypeVar("T")
+
+
+def once(load: Callable[[bool], T]) -> Callable[[bool], T]:
+    """Keep what `load` returns for emulated and for real boards: a library is loaded once, by one thread.
+
+    An exception is not kept; the next call tries again.
+    """
+    lock = threading.Lock()
+    loaded: dict[bool, T] = {}
+
+    def get(emulated: bool) -> T:
+        with lock:
+            if emulated not in loaded:
+                loaded[emulated] = load(emulated)
+            return loaded[emulated]
+
+    return get
 
 
 def load(variable: str, names: Sequence[str], folders: Sequence[str] = (), *, install: str = "") -> Library:
@@ -193,6 +215,7 @@ __all__ = [
     "emulator",
     "load",
     "mapped_path",
+    "once",
     "own",
     "wants_real_xrt",
     "xrt_driver",

@@ -8,19 +8,15 @@ cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
-from fpgahal._session cimport Session, memory
+from fpgahal._port cimport PortSession
+from fpgahal._session cimport memory
 
 import ctypes
 import threading
-import uuid
 
 from fpgahal import _library, _opae_plugin
-from fpgahal._errors import (
-    ArgumentRangeError, DeviceLostError, DeviceStateError, FpgaError, LibraryError, opae_error,
-)
-from fpgahal._register_kernel import known_kernels, open_register_kernel
+from fpgahal._errors import ArgumentRangeError, DeviceLostError, FpgaError, LibraryError, opae_error
 from fpgahal._lock import ProgramLock
-from fpgahal._types import BankInfo
 
 cdef extern from "opae_abi.h":
     ctypedef void *fpga_properties
@@ -63,15 +59,9 @@ cdef extern from "opae_abi.h":
     enum: FPGA_DEVICE, FPGA_ACCELERATOR
     enum: FPGA_NOT_FOUND, FPGA_NO_DRIVER
 
-cdef extern from *:
-    """
-    #define fence() __sync_synchronize()
-    """
-    void fence() noexcept nogil
-
 # MMIO region 0 of a port: 256 KiB (libopae-c's own bound check is off by one, so ours must be right).
 cdef uint64_t MMIO_BYTES = 0x40000
-cdef uint64_t AFU_ID_L = 0x08, AFU_ID_H = 0x10  # device feature header: the id, low and high half
+cdef uint64_t AFU_ID_L = 0x08                   # device feature header: the id, low half
 cdef uint64_t ALL_ONES = 0xFFFFFFFFFFFFFFFF     # what a PCIe read returns when nobody answers
 
 
@@ -177,15 +167,9 @@ cdef class Opae:
         return handle
 
 
-_loaded = {}
-_loading = threading.Lock()
-
-
-cdef Opae opae(bint emulated):
-    with _loading:
-        if emulated not in _loaded:
-            _loaded[emulated] = Opae.load(emulated)
-        return _loaded[emulated]
+@_library.once
+def opae(emulated):
+    return Opae.load(emulated)
 
 
 def library(emulated=False):
@@ -206,7 +190,7 @@ def library(emulated=False):
 # --- a slot ---------------------------------------------------------------------------------------------------
 
 @cython.no_gc_clear  # __dealloc__ needs the library, also when the collector breaks a cycle
-cdef class OpaeSession(Session):
+cdef class OpaeSession(PortSession):
     cdef Opae opae
     cdef fpga_handle port            # NULL while no AFU answers (a failed reconfiguration)
     cdef int flags
@@ -251,14 +235,8 @@ cdef class OpaeSession(Session):
         self.opae.abi.fpgaDestroyToken(&token)
         return 0
 
-    cdef int ready(self) except -1 nogil:
-        """Open, this process's, and with an AFU that answers."""
-        self.check()
-        if self.port == NULL:
-            with gil:
-                raise DeviceStateError(f"{self.info.address}: no AFU answers; its last reconfiguration failed.",
-                                       hint="Program an image that is known to be good: dev.program(path).")
-        return 0
+    cdef bint answers(self) noexcept nogil:
+        return self.port != NULL
 
     cdef bint lost(self) noexcept nogil:
         """Whether the card dropped off the bus: the driver says so, or every bit reads as one."""
@@ -328,24 +306,7 @@ cdef class OpaeSession(Session):
         # A closed port has dropped its mappings already.
         return 0 if self.port == NULL or self.forked else self.opae.abi.fpgaReleaseBuffer(self.port, m.handle)
 
-    cdef int memory_sync(self, memory *m, bint to_device, size_t offset, size_t size) except -1 nogil:
-        self.check()
-        fence()  # host and AFU see the same memory: only the order matters
-        return 0
-
     # --- cold ----------------------------------------------------------------------------------------------
-    def loaded_id(self):
-        cdef uint64_t low = 0, high = 0
-        self.check()
-        if self.port == NULL:
-            return None
-        self.csr_read64(AFU_ID_L, &low)
-        self.csr_read64(AFU_ID_H, &high)
-        if low == ALL_ONES and high == ALL_ONES:
-            raise DeviceLostError(f"{self.info.address} does not answer: all its registers read as ones.",
-                                  hint="`fpgahal list` shows the devices that answer now.")
-        return uuid.UUID(int=<object>high << 64 | low)
-
     def program(self, bitstream, force):
         cdef const uint8_t[::1] data = bitstream.data
         cdef fpga_handle fme
@@ -371,28 +332,11 @@ cdef class OpaeSession(Session):
             raise
         self.open_port()
 
-    def banks(self):
-        return (BankInfo(0, "host", "host", 0, 1 << 30),)
-
-    def kernels(self):
-        return known_kernels(self)
-
-    def open_kernel(self, name, exclusive):
-        self.ready()
-        return open_register_kernel(self, name)
-
-    def reset(self):
+    cdef int reset_port(self) except -1:
         cdef fpga_result result
-        self.ready()
-        self.resetting += 1
-        try:
-            with nogil:
-                result = self.opae.abi.fpgaReset(self.port)
-            self.epoch += 1
-        finally:
-            self.resetting -= 1
-        if result:
-            raise self.opae.error(result, "fpgaReset", self.info)
+        with nogil:
+            result = self.opae.abi.fpgaReset(self.port)
+        return 0 if result == 0 else self.fail(result, b"fpgaReset")
 
     def close(self):
         if not self.closed:

@@ -183,15 +183,13 @@ def emulated_driver_loaded():
     return dlsym(NULL, b"fpgahal_emu_xrt_reset") != NULL
 
 
-_loaded = {}
-_loading = threading.Lock()
+@_library.once
+def loaded(emulated):
+    return Xrt.load(emulated)
 
 
 cdef Xrt xrt(bint emulated):
-    with _loading:
-        if emulated not in _loaded:
-            _loaded[emulated] = Xrt.load(emulated)
-        return _loaded[emulated]
+    return loaded(emulated)
 
 
 def library(emulated=False):
