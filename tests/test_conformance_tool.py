@@ -157,7 +157,7 @@ def test_a_fault_fails_its_check(rack: emu.Rack, images: list[Path], fault: str,
         assert "AFUMismatchError" in reason
     else:
         assert name == "kernel.it_copies[64]"
-        assert reason == "no end after 3 s" or fault == "flip"
+        assert reason == "The board's process gave no answer in 3 s." or fault == "flip"
     assert document["after"] is not None
     # the same, as build servers read it
     suite = ElementTree.parse(report).getroot().find("testsuite")
@@ -199,7 +199,7 @@ def in_a_hang(rack: emu.Rack, *args: object) -> Iterator[tuple[subprocess.Popen[
             os.close(ours)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("driver", "number"), [("opae", signal.SIGINT), ("xrt", signal.SIGTERM)], indirect=["driver"])
 def test_ctrl_c_leaves_the_board_in_a_known_state(
     rack: emu.Rack, images: list[Path], number: signal.Signals, tmp_path: Path
 ) -> None:
@@ -217,6 +217,7 @@ def test_ctrl_c_leaves_the_board_in_a_known_state(
         assert str(dev.afu_id) == document["after"]
 
 
+@pytest.mark.parametrize("driver", ["xrt"], indirect=True)
 def test_a_library_that_ends_the_process(rack: emu.Rack, images: list[Path]) -> None:
     with in_a_hang(rack, *destructive(images)) as (process, _):
         (child,) = processes_below(process.pid)
@@ -224,8 +225,24 @@ def test_a_library_that_ends_the_process(rack: emu.Rack, images: list[Path]) -> 
         document = json.loads(process.communicate(timeout=100)[0])
         assert process.returncode == 1
     assert list(failed(document)) == ["kernel.it_copies[64]"]
-    assert "ended the process (signal 6" in failed(document)["kernel.it_copies[64]"]
+    assert "process ended (signal 6" in failed(document)["kernel.it_copies[64]"]
     assert document["passed"] > 100
+
+
+@pytest.mark.parametrize("driver", ["opae"], indirect=True)
+@pytest.mark.parametrize(("what", "code"), [("atexit.register(os.abort)", 1), ("os.abort()", 3)])
+def test_a_library_that_ends_the_process_outside_of_checks(
+    rack: emu.Rack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, code: int
+) -> None:
+    own = f'import atexit, os, sys\nif \'"step": "check"\' in sys.orig_argv[-1]: {what}\n'
+    (tmp_path / "sitecustomize.py").write_text(own)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    document = run_json(code=code)
+    if code == 1:
+        assert list(failed(document)) == ["process.ends"]
+        assert document["passed"] > 50
+    else:
+        assert "process ended (signal 6" in document["error"]["message"]
 
 
 def test_a_board_that_vanishes(rack: emu.Rack, images: list[Path]) -> None:
@@ -238,6 +255,7 @@ def test_a_board_that_vanishes(rack: emu.Rack, images: list[Path]) -> None:
     assert "could not be brought to a known state" in document["state"]
 
 
+@pytest.mark.parametrize("driver", ["opae"], indirect=True)
 def test_a_killed_tool_takes_its_process_along(rack: emu.Rack, images: list[Path]) -> None:
     with in_a_hang(rack, *destructive(images)) as (process, _):
         (child,) = processes_below(process.pid)

@@ -63,7 +63,7 @@ def step(order: dict[str, Any], timeout: float) -> dict[str, Any]:
     """
     for event in events(order, timeout):
         return event
-    raise ProcessEndedError("The process that talks to the board ended without a word.")
+    raise ProcessEndedError("The board's process ended without a word.")
 
 
 def events(order: dict[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
@@ -95,7 +95,7 @@ def events(order: dict[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
             text, patience = b"", max(timeout, READY)
             while True:
                 if not select.select([pipe], [], [], patience)[0]:
-                    raise NoAnswerError(f"no end after {patience:g} s")
+                    raise NoAnswerError(f"The board's process gave no answer in {patience:g} s.")
                 data = pipe.read(1 << 16)
                 if not data:
                     break
@@ -107,12 +107,15 @@ def events(order: dict[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
                         kind = getattr(fpgahal, event["error"], FpgaError)
                         raise kind(event["message"], hint=event["hint"])
                     yield event
-            code = child.wait(GRACE)
+            try:
+                code = child.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                raise NoAnswerError("The board's process did all, but does not end.") from None
             if code != 0:
                 noise.seek(0)
                 last = (noise.read().decode(errors="replace").strip().splitlines() or ["no message"])[-1]
                 how = f"signal {-code}, {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
-                raise ProcessEndedError(f"it ended the process ({how}): {last}")
+                raise ProcessEndedError(f"The board's process ended ({how}): {last}")
         finally:
             _end(child)
 
@@ -189,7 +192,7 @@ class Checks:
                     self.results.append(Result(**event["ended"], reason=event["reason"], detail=event["detail"]))
                     begun = 0.0
             if len(self.results) == before:
-                raise ProcessEndedError("it ended the process without an error")
+                raise ProcessEndedError("The board's process ended without an error.")
         except FpgaError as error:
             reason = " ".join(str(error).split())
             if begun:

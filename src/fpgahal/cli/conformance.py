@@ -154,7 +154,11 @@ def _run(report: Report, order: dict[str, Any], timeout: float) -> None:
         report.ended, report.state = ended, "The board may not be in a known state: interrupted before it was reset."
         return
     now, before = (f"runs {loaded}" if loaded else "runs nothing" for loaded in (report.after, report.before))
-    how = ", and was reset" if report.images else ""
+    how = ""
+    if report.images:
+        how = ", and was reset"
+    elif report.info.driver == "opae":
+        how = "; Linux has reset the accelerator when its port was closed, as it does after every program"
     if report.after == report.before:
         report.settled, report.state = True, f"The board {now}, as before{how}."
     else:

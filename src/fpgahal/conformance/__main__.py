@@ -157,6 +157,7 @@ def main(pipe: str, order: str) -> int:
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     steps = {"look": look, "settle": settle, "check": check}
     wanted = json.loads(order)
+    os.set_inheritable(int(pipe), False)  # whoever reads it waits for its end
     with open(int(pipe), "w", buffering=1) as channel:
 
         def report(**event: Any) -> None:
