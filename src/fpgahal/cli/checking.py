@@ -61,9 +61,10 @@ def step(order: dict[str, Any], timeout: float) -> dict[str, Any]:
     FpgaError
         As it was raised there; or the process ended, or gave no answer.
     """
-    for event in events(order, timeout):
-        return event
-    raise ProcessEndedError("The board's process ended without a word.")
+    answers = list(events(order, timeout))  # all of them: it closes the board after its report
+    if not answers:
+        raise ProcessEndedError("The board's process ended without a word.")
+    return answers[0]
 
 
 def events(order: dict[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
