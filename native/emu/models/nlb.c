@@ -202,6 +202,7 @@ static void job(struct emu_port *p, void *arg, _Atomic int *cancel)
     struct run *r = arg;
     while (r->hang && !stopped(r, cancel))
         nanosleep(&(struct timespec) { 0, 1000000 }, NULL);
+    r->started = emu_now_ns(); /* an AFU does not wait for this computer to find a processor for its thread */
     bool ended = !r->hang && (r->bad || move(p, r, cancel));
     if (!ended) {
         if (atomic_load(&r->board->epoch) == r->epoch) /* else the registers are another image's */
@@ -247,7 +248,6 @@ static void start(struct emu_port *p, unsigned modes)
     memset(r, 0, sizeof *r);
     r->board = b;
     r->cfg = cfg;
-    r->started = emu_now_ns();
     r->epoch = atomic_load(&b->epoch);
     r->mode = cfg >> 2 & 7;
     r->lines = get(b, NUM_LINES) & 0xfffff;
