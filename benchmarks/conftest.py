@@ -64,6 +64,22 @@ class Book:
         print(f"{what}: {ours * 1e9:.0f} ns (goal < {limit * 1e9:g} ns)")
         assert ours < limit, f"{what}: {ours * 1e9:.0f} ns"
 
+    def rate(self, what: str, nbytes: int, ours: float, memcpy: float, gbps: float) -> None:
+        """Note a bandwidth beside memcpy's; it must reach `gbps` (GB/s) where memcpy does."""
+        reached, possible = nbytes / ours / 1e9, nbytes / memcpy / 1e9
+        self.rows.append(
+            {
+                "what": f"{what}: {reached:.1f} GB/s",
+                "ours": ours,
+                "baseline": memcpy,
+                "against": f"memcpy: {possible:.1f} GB/s",
+                "ratio": ours / memcpy,
+                "goal": f">= {gbps:g} GB/s",
+            }
+        )
+        print(f"{what}: {reached:.1f} GB/s, memcpy {possible:.1f} GB/s (goal >= {gbps:g} GB/s)")
+        assert reached >= min(gbps, possible), f"{what}: {reached:.1f} GB/s"
+
     def peer(
         self, what: str, ours: float, theirs: float, peer: str, *, at_least: float, floor: float | None = None
     ) -> None:
