@@ -87,7 +87,11 @@ def peer_table(rows: list[dict[str, Any]]) -> str:
             f"| {row['what']} | {human(row['ours'])} | {row['peer']} | {human(row['theirs'])} | {row['ratio']:.1f}x | "
             f">= {row['goal']:g}x | {floor} |"
         )
-    lines += ["", f"Machine: {machine()}, Python {platform.python_version()}.  EMULATED boards; one interleaved run."]
+    lines += [
+        "",
+        f"Machine: {machine()}, Python {platform.python_version()}.  EMULATED boards; one interleaved run, lower "
+        "quartiles.",
+    ]
     return "\n".join(lines)
 
 
