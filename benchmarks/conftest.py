@@ -18,7 +18,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import fpgahal
-from fpgahal import _library, emu
+from fpgahal import _opae, _xrt, emu
 
 ROOT = Path(__file__).parent.parent
 
@@ -64,6 +64,34 @@ class Book:
         print(f"{what}: {ours * 1e9:.0f} ns (goal < {limit * 1e9:g} ns)")
         assert ours < limit, f"{what}: {ours * 1e9:.0f} ns"
 
+    def rate(self, what: str, nbytes: int, ours: float, memcpy: float, gbps: float) -> None:
+        """Note a bandwidth beside memcpy's; it must reach `gbps` (GB/s) where memcpy does."""
+        reached, possible = nbytes / ours / 1e9, nbytes / memcpy / 1e9
+        self.rows.append(
+            {
+                "what": f"{what}: {reached:.1f} GB/s",
+                "ours": ours,
+                "baseline": memcpy,
+                "against": f"memcpy: {possible:.1f} GB/s",
+                "ratio": ours / memcpy,
+                "goal": f">= {gbps:g} GB/s",
+            }
+        )
+        print(f"{what}: {reached:.1f} GB/s, memcpy {possible:.1f} GB/s (goal >= {gbps:g} GB/s)")
+        assert reached >= min(gbps, possible), f"{what}: {reached:.1f} GB/s"
+
+    def peer(
+        self, what: str, ours: float, theirs: float, peer: str, *, at_least: float, floor: float | None = None
+    ) -> None:
+        """Note how much slower another binding is; `floor` is a C loop over the same calls of the vendor's library."""
+        ratio = theirs / ours
+        self.rows.append(
+            {"what": what, "ours": ours, "peer": peer, "theirs": theirs, "ratio": ratio, "goal": at_least}
+            | {"floor": floor}
+        )
+        print(f"{what}: {ours * 1e9:.0f} ns, {peer} {theirs * 1e9:.0f} ns, ratio {ratio:.2f}, C {floor}")
+        assert ratio >= at_least, f"{what} vs {peer}: {ratio:.2f}, goal {at_least}"
+
 
 @pytest.fixture(scope="session")
 def book() -> Iterator[Book]:
@@ -101,7 +129,7 @@ def compile_c(source: Path, output: Path, *flags: str) -> Path:
 
 @pytest.fixture(scope="session")
 def baseline(rack: emu.Rack, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The loops in plain C, over the same libraries."""
+    """The loops in plain C, over the libraries that the bindings use."""
     path = compile_c(ROOT / "native/bench/baseline.c", tmp_path_factory.mktemp("c") / "baseline.so")
     library = ctypes.CDLL(str(path))
     pointer = ctypes.c_void_p
@@ -122,8 +150,8 @@ def baseline(rack: emu.Rack, tmp_path_factory: pytest.TempPathFactory) -> ctypes
     ):
         function = getattr(library, name)
         function.restype, function.argtypes = result, args
-    loaded = library.baseline_load(_library.emulator("opae").encode(), _library.emulator("xrt").encode())
-    assert loaded == 0, "the emulated libraries lack a function"
+    below = [binding.library(emulated=True)[0].path.encode() for binding in (_opae, _xrt)]
+    assert library.baseline_load(*below) == 0, f"{below} lack a function"
     return library
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the benchmarks and print the README's table: ``python benchmarks/report.py [--update README.md]``."""
+"""Run the benchmarks and print the README's tables: ``python benchmarks/report.py [--update README.md]``."""
 
 from __future__ import annotations
 
@@ -11,48 +11,56 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+
+#: The vendors' bindings need the vendors' libraries below them, which a process chooses once.
+PEERS = {"FPGAHAL_EMU_XRT": "real", "FPGAHAL_EMU_OPAE": "real"}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--update", metavar="FILE", type=Path, help="write the table between the marks of this file")
+    parser.add_argument("--update", metavar="FILE", type=Path, help="write the tables between the marks of this file")
     options, pytest_args = parser.parse_known_args()
+    peers = str(HERE / "test_peers.py")
+    status, rows = measure([str(HERE), "--ignore", peers, *pytest_args], {})
+    status_peers, peer_rows = measure([peers, "-rs", *pytest_args], PEERS)
+    for mark, text in (
+        ("benchmarks", table(rows) if rows else ""),
+        ("peers", peer_table(peer_rows) if peer_rows else ""),
+    ):
+        if text:
+            print(f"\n{text}")
+        if text and options.update:
+            update(options.update, mark, text)
+    return status or status_peers
+
+
+def measure(pytest_args: list[str], variables: dict[str, str]) -> tuple[int, list[dict[str, Any]]]:
+    """Run benchmarks in a process of their own; give its status, and the rows that it noted."""
     with tempfile.TemporaryDirectory() as folder:
         book = Path(folder, "book.json")
+        command = [sys.executable, "-m", "pytest", "-q", "-s", "--benchmark-disable-gc"]
+        command += ["--benchmark-columns=median,iqr", "-p", "no:cacheprovider", "-c", str(HERE / "pytest.ini")]
         status = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pytest",
-                "-q",
-                "-s",
-                "--benchmark-disable-gc",
-                "--benchmark-columns=median,iqr",
-                "-p",
-                "no:cacheprovider",
-                "-c",
-                str(HERE / "pytest.ini"),
-                str(HERE),
-                *pytest_args,
-            ],
-            env={**os.environ, "FPGAHAL_BENCH_BOOK": str(book)},
+            [*command, *pytest_args],
+            env={**os.environ, **variables, "FPGAHAL_BENCH_BOOK": str(book)},
             check=False,
         ).returncode
-        rows = json.loads(book.read_text()) if book.exists() else []
-    text = table(rows)
-    print(text)
-    if options.update and rows:
-        before, _, rest = options.update.read_text().partition(BEGIN)
-        _, _, after = rest.partition(END)
-        options.update.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
-    return status
+        return status, json.loads(book.read_text()) if book.exists() else []
 
 
-def table(rows: list[dict[str, object]]) -> str:
-    """Markdown."""
+def update(file: Path, mark: str, text: str) -> None:
+    """Put `text` between the marks of that name."""
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    before, _, rest = file.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    file.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: fpgahal against C, ctypes, cffi."""
     lines = ["| what | fpgahal | against | its time | ratio | goal |", "|---|---:|---|---:|---:|---|"]
     for row in rows:
         base = row["baseline"]
@@ -66,6 +74,23 @@ def table(rows: list[dict[str, object]]) -> str:
         f"Machine: {machine()}, Python {platform.python_version()}.  One interleaved run, medians; boards are "
         "EMULATED, so these are the costs of the software.  A ratio against ctypes or cffi says how many times "
         "slower they are.",
+    ]
+    return "\n".join(lines)
+
+
+def peer_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: fpgahal against the vendors' own bindings."""
+    lines = ["| what | fpgahal | peer | its time | times slower | goal | C loop |", "|---|---:|---|---:|---:|---|---:|"]
+    for row in rows:
+        floor = "" if row["floor"] is None else human(row["floor"])
+        lines.append(
+            f"| {row['what']} | {human(row['ours'])} | {row['peer']} | {human(row['theirs'])} | {row['ratio']:.1f}x | "
+            f">= {row['goal']:g}x | {floor} |"
+        )
+    lines += [
+        "",
+        f"Machine: {machine()}, Python {platform.python_version()}.  EMULATED boards; one interleaved run, lower "
+        "quartiles.",
     ]
     return "\n".join(lines)
 

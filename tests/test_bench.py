@@ -141,6 +141,29 @@ def test_continuous() -> None:
 
 
 @pytest.mark.parametrize(
+    ("mode", "reads", "writes"), [("lpbk1", True, True), ("read", True, False), ("write", False, True)]
+)
+def test_the_counters_of_the_board(mode: str, reads: bool, writes: bool) -> None:
+    with fpgahal.emu.rack("pac-a10:2") as rack:
+        board = ("--device", rack.devices()[1].bdf)
+        document = json.loads(run("nlb", *board, "--mode", mode, "--begin", "7", "--end", "9", "--json").stdout)
+        seen = [result["counters"] for result in document["results"]]
+        assert [counters["read_miss"] for counters in seen] == [7 * reads, 8 * reads, 9 * reads]
+        assert [counters["pcie0_write"] for counters in seen] == [7 * writes, 8 * writes, 9 * writes]
+        rack.fault(1, "vanish")  # it comes back with other files
+        rack.clear(1)
+        document = json.loads(run("nlb", *board, "--mode", mode, "--begin", "5", "--json").stdout)
+        assert document["results"][0]["counters"]["pcie0_read"] == 5 * reads
+        other = json.loads(run("nlb", "--device", rack.devices()[0].bdf, "--mode", "read", "--json").stdout)
+        assert other["results"][0]["counters"]["read_miss"] == 1
+
+
+def test_a_board_without_counters() -> None:
+    document = json.loads(run("nlb", "--emulate", "d5005", "--mode", "read", "--json").stdout)
+    assert document["results"][0]["counters"] == {}
+
+
+@pytest.mark.parametrize(
     "args",
     [
         ["nlb", "--begin", "0"],
@@ -171,6 +194,7 @@ def test_all_on_every_kind_of_board(board: str) -> None:
     sizes = [entry["bytes"] for entry in document["dma"]]
     assert (sizes[0], sizes[-1]) == (4096, 64 << 20)
     assert all(entry["to_device_gbps"] > 0 for entry in document["dma"])
+    assert all(entry["memcpy_gbps"] > 0 for entry in document["dma"])
     modes = {entry["mode"] for entry in document["nlb"]}
     assert modes == ({"lpbk1", "read", "write", "trput"} if board in ("pac-a10", "n3000") else set())
 

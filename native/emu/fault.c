@@ -72,6 +72,7 @@ static void set_vanished(struct emu_rack *rack, struct emu_board *b, bool gone)
             atomic_store(&b->state, EMU_READY);
             b->errors = 0;
             memset(b->user_clock, 0, sizeof b->user_clock);
+            memset(b->perf, 0, sizeof b->perf);
             emu_model_reset_registers(b);
         }
         atomic_fetch_add(&b->epoch, 1);

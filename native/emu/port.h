@@ -96,4 +96,7 @@ void emu_port_forget_event(int eventfd); /* everywhere in this process */
 /* Record port errors (bits of the port error register) and tell who asked. */
 void emu_port_raise(struct emu_port *, uint64_t errors);
 
+/* Put the management engine's counters into its sysfs files, where it has any. */
+void emu_counters_show(const struct emu_rack *, const struct emu_board *);
+
 #endif

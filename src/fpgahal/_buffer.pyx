@@ -269,11 +269,17 @@ cdef class Buffer:
         return 0
 
     cdef int range(self, offset, size, size_t *start, size_t *count) except -1:
-        self.check()
-        first = operator.index(offset)
-        length = self.length - first if size is None else operator.index(size)
-        if first < 0 or length < 0 or first + length > self.length:
-            raise ArgumentRangeError(f"Bytes {first} to {first + length} are not inside this buffer of {self.length}.")
+        cdef Py_ssize_t first = 0, length = -1
+        if self.closed or self.session.closed:
+            self.check()
+        try:
+            first = offset
+            length = self.length - first if size is None else size
+        except OverflowError:
+            pass  # further out than any buffer
+        if first < 0 or length < 0 or first > self.length - length:
+            raise ArgumentRangeError(f"Bytes {offset} to {offset + (self.length - offset if size is None else size)} "
+                                     f"are not inside this buffer of {self.length}.")
         start[0], count[0] = first, length
         return 0
 

@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
 from typing import Any
 
 from fpgahal import _sysfs
 from fpgahal._device import Device
-from fpgahal._errors import AmbiguousDeviceError, DeviceBusyError, DeviceNotFoundError
+from fpgahal._errors import (
+    AmbiguousDeviceError,
+    DeviceBusyError,
+    DeviceLostError,
+    DeviceNotFoundError,
+    UnsupportedError,
+)
 from fpgahal._types import DeviceInfo
 
 
@@ -36,7 +43,7 @@ _SELECTORS = frozenset({"bdf", "slot", "afu_id", "driver", "name", "platform"})
 
 
 def open(
-    selector: DeviceInfo | str | None = None,
+    selector: DeviceInfo | str | Any = None,
     *,
     bdf: str | None = None,
     slot: int | None = None,
@@ -51,8 +58,9 @@ def open(
 
     Parameters
     ----------
-    selector : DeviceInfo or str, optional
-        A DeviceInfo, or an address: ``"0000:3b:00.0"``, ``"3b:00.0"``, ``"0000:3b:00.0/1"``.
+    selector : DeviceInfo, str or pyxrt.device, optional
+        A DeviceInfo, or an address: ``"0000:3b:00.0"``, ``"3b:00.0"``, ``"0000:3b:00.0/1"``.  A ``pyxrt.device``
+        stands for its board, which is then opened shared: pyxrt gives no handle away that could be used for both.
     bdf, slot, afu_id, driver, name, platform : optional
         What it must be; `name` and `platform` match any part, ignoring case.  ``driver="dfl"`` is an Intel board,
         opened through the kernel driver itself; with ``"opae"`` that is done where no libopae-c is installed.
@@ -68,12 +76,19 @@ def open(
         None, or several match; the message lists the candidates (both are LookupErrors).
     DeviceBusyError, AccessError, LibraryNotFoundError, LibraryError
         It is there, but can't be opened.
+    UnsupportedError
+        A ``pyxrt.device`` is a real board, and this process's boards are emulated.
     """
+    of_pyxrt = selector is not None and not isinstance(selector, DeviceInfo | str)
+    if of_pyxrt:
+        selector, shared = _pyxrt_bdf(selector), True
     if isinstance(selector, DeviceInfo):
         info = selector
     else:
         family = "opae" if driver == "dfl" else driver
         info = find(selector, bdf=bdf, slot=slot, afu_id=afu_id, driver=family, name=name, platform=platform)
+    if of_pyxrt and info.emulated:
+        _refuse_other_board(info)
     end = time.monotonic() + timeout
     while True:
         try:
@@ -110,6 +125,29 @@ def find(selector: str | None = None, **wanted: Any) -> DeviceInfo:
         "No FPGA device was found in /sys (drivers looked for: dfl, intel-fpga, xocl).",
         hint="`fpgahal doctor` says what is missing; FPGAHAL_EMULATE=pac-a10,u250 gives you emulated boards.",
     )
+
+
+def _pyxrt_bdf(device: Any) -> str:
+    """The PCI address of a ``pyxrt.device``; a TypeError for any other object."""
+    kind = type(device)
+    keys = getattr(sys.modules.get(kind.__module__), "xrt_info_device", None)
+    if kind.__name__ != "device" or keys is None:
+        raise TypeError(f"open() takes a DeviceInfo, an address or a pyxrt.device, not {kind.__name__}.")
+    try:
+        return str(device.get_info(keys.bdf))
+    except RuntimeError as error:
+        raise DeviceLostError(f"pyxrt does not say which board its device is: {error}.") from error
+
+
+def _refuse_other_board(info: DeviceInfo) -> None:
+    """A real board may have the same address as the emulated one: never take one for the other."""
+    from fpgahal import _xrt_library
+
+    if not _xrt_library.emulated_driver_loaded():
+        raise UnsupportedError(
+            f"{info.address} is a real board in pyxrt, but this process's boards are emulated.",
+            hint="Leave the emulated rack, or put emulated boards below pyxrt, too: FPGAHAL_EMU_XRT=real.",
+        )
 
 
 def _listing(infos: list[DeviceInfo]) -> str:

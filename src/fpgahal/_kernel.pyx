@@ -21,7 +21,8 @@ cdef double SLICE = 0.05   # seconds between two looks for Ctrl-C
 cdef int IN_FLIGHT = 16    # runs that map() keeps going where the driver sets no limit
 cdef int CHUNK = 1024      # batches that map() converts at a time
 
-cdef tuple STATES = (RunState.RUNNING, RunState.COMPLETED, RunState.ERROR, RunState.ABORTED)
+cdef object COMPLETED = RunState.COMPLETED
+cdef tuple STATES = (RunState.RUNNING, COMPLETED, RunState.ERROR, RunState.ABORTED)
 
 
 @cython.no_gc_clear  # __dealloc__ closes its session, also when the collector breaks a cycle
@@ -101,6 +102,15 @@ cdef class Kernel:
         DeviceBusyError
             The accelerator runs one job at a time, and one is running.
         """
+        return self.begin(args)
+
+    def __call__(self, *args, timeout=None):
+        """Run it and wait for the end; the same as ``start(*args).wait(timeout)``, but returns the Run."""
+        cdef Run run = self.begin(args)
+        run.join(timeout)
+        return run
+
+    cdef Run begin(self, tuple args):
         cdef arg values[MAX_ARGS]
         cdef Run run
         if self.closed:
@@ -113,12 +123,6 @@ cdef class Kernel:
         run.args = args
         self.signature.hold(args)
         run.link()
-        return run
-
-    def __call__(self, *args, timeout=None):
-        """Run it and wait for the end; the same as ``start(*args).wait(timeout)``, but returns the Run."""
-        cdef Run run = self.start(*args)
-        run.wait(timeout)
         return run
 
     # --- many runs ----------------------------------------------------------------------------------------------
@@ -399,12 +403,17 @@ cdef class Run:
         RunError
             It ended in an error state, or was aborted.
         """
+        self.join(timeout)
+        return COMPLETED
+
+    cdef int join(self, timeout) except -1:
+        """Wait until it has completed; anything else is an exception."""
         cdef int state = self.look()
         if state == RUN_RUNNING:
             state = self.wait_longer(-1.0 if timeout is None else float(timeout))
-        if state == RUN_COMPLETED:
-            return STATES[RUN_COMPLETED]
-        raise self.kernel.outcome(state, -1.0 if timeout is None else timeout, self.kernel.name)
+        if state != RUN_COMPLETED:
+            raise self.kernel.outcome(state, -1.0 if timeout is None else timeout, self.kernel.name)
+        return 0
 
     cdef int look(self) except -1:
         """The state; the first look after the end gives everything back."""
@@ -467,9 +476,9 @@ cdef class Run:
         return 0
 
     def __await__(self):
-        return self.join().__await__()
+        return self._finished().__await__()
 
-    async def join(self):
+    async def _finished(self):
         """The same as ``await run``: waits on a thread, 50 ms at a time, so that cancelling takes effect soon."""
         from asyncio import get_running_loop  # 20 ms that only those who await need to pay
 

@@ -7,7 +7,7 @@ pyxrt leaves an argument that it can't convert unset, silently; here every such 
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.stdint cimport INT64_MAX, int64_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 
 from fpgahal._buffer cimport Buffer
 from fpgahal._session cimport ARG_BUFFER, ARG_F32, ARG_F64, ARG_NONE, ARG_U32, ARG_U64, KernelSession, arg
@@ -92,7 +92,7 @@ cdef class Signature:
         elif overflow or small < s.low or (small > 0 and <uint64_t>small > s.high):
             self.wrong_range(i, s, value)
         else:
-            out[0] = <uint64_t>small & 0xFFFFFFFF if s.kind == ARG_U32 else <uint64_t>small
+            out[0] = <uint32_t>small if s.kind == ARG_U32 else <uint64_t>small
         return 0
 
     cdef int wrong_range(self, int i, const spec *s, value) except -1:

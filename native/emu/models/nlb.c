@@ -186,7 +186,7 @@ static void write_dsm(struct emu_port *p, struct run *r)
     }
 }
 
-static void count(struct run *r)
+static void count(struct emu_port *p, struct run *r)
 {
     emu_lock(r->board);
     uint64_t *perf = r->board->perf;
@@ -195,6 +195,7 @@ static void count(struct run *r)
     perf[EMU_PERF_PCIE0_READ] += r->reads;
     perf[EMU_PERF_PCIE0_WRITE] += r->writes;
     emu_unlock(r->board);
+    emu_counters_show(emu_port_rack(p), r->board);
 }
 
 static void job(struct emu_port *p, void *arg, _Atomic int *cancel)
@@ -202,6 +203,7 @@ static void job(struct emu_port *p, void *arg, _Atomic int *cancel)
     struct run *r = arg;
     while (r->hang && !stopped(r, cancel))
         nanosleep(&(struct timespec) { 0, 1000000 }, NULL);
+    r->started = emu_now_ns(); /* an AFU does not wait for this computer to find a processor for its thread */
     bool ended = !r->hang && (r->bad || move(p, r, cancel));
     if (!ended) {
         if (atomic_load(&r->board->epoch) == r->epoch) /* else the registers are another image's */
@@ -212,7 +214,7 @@ static void job(struct emu_port *p, void *arg, _Atomic int *cancel)
     put(r->board, STATUS0, r->reads << 32 | (uint32_t)r->writes);
     put(r->board, ERROR, (uint64_t)MHZ << 32 | r->error);
     put(r->board, STATUS1, 0);
-    count(r);
+    count(p, r);
     write_dsm(p, r);
     if ((r->cfg & CFG_IRQ_TEST) || (r->error && (r->cfg & CFG_IRQ_ERROR)))
         emu_port_irq(p, 0);
@@ -247,7 +249,6 @@ static void start(struct emu_port *p, unsigned modes)
     memset(r, 0, sizeof *r);
     r->board = b;
     r->cfg = cfg;
-    r->started = emu_now_ns();
     r->epoch = atomic_load(&b->epoch);
     r->mode = cfg >> 2 & 7;
     r->lines = get(b, NUM_LINES) & 0xfffff;

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,16 +24,28 @@ SIZES = tuple(1 << bits for bits in range(12, 27, 2))  # 4 KiB to 64 MiB
 
 
 def bandwidths(dev: Device, seconds: float, report: Report) -> list[dict[str, Any]]:
-    """One entry a size: ``{"bytes", "to_device_gbps", "from_device_gbps"}``, GB/s of 10^9 bytes."""
-    report.line(f"{'size':>8}  {'to device':>14}  {'from device':>14}")
+    """One entry a size: ``{"bytes", "to_device_gbps", "from_device_gbps", "memcpy_gbps"}``, GB/s of 10^9 bytes.
+
+    memcpy is the same number of bytes from one array to another: what this computer's memory allows.
+    """
+    report.line(f"{'size':>8}  {'to device':>14}  {'from device':>14}  {'memcpy':>14}")
     found = []
     for size in SIZES:
         array = np.full(size, 0x5A, np.uint8)
+        other = np.zeros_like(array)
+        copied = _gbps(partial(np.copyto, other, array), size, seconds)
         with dev.allocate(size) as buffer:
-            up = _gbps(_upload, buffer, array, seconds)
-            down = _gbps(_download, buffer, array, seconds)
-        found.append({"bytes": size, "to_device_gbps": round(up, 4), "from_device_gbps": round(down, 4)})
-        report.line(f"{size_text(size):>8}  {up:>9.3f} GB/s  {down:>9.3f} GB/s")
+            up = _gbps(partial(_upload, buffer, array), size, seconds)
+            down = _gbps(partial(_download, buffer, array), size, seconds)
+        found.append(
+            {
+                "bytes": size,
+                "to_device_gbps": round(up, 4),
+                "from_device_gbps": round(down, 4),
+                "memcpy_gbps": round(copied, 4),
+            }
+        )
+        report.line(f"{size_text(size):>8}  {up:>9.3f} GB/s  {down:>9.3f} GB/s  {copied:>9.3f} GB/s")
     return found
 
 
@@ -46,13 +59,13 @@ def _download(buffer: Buffer, array: Bytes) -> None:
     np.copyto(array, np.asarray(buffer))
 
 
-def _gbps(move: Callable[[Buffer, Bytes], None], buffer: Buffer, array: Bytes, seconds: float) -> float:
+def _gbps(move: Callable[[], object], size: int, seconds: float) -> float:
     """The best of several runs: what the machine can do, not what else it did."""
-    move(buffer, array)
+    move()
     best, rounds, end = float("inf"), 0, time.perf_counter() + seconds
     while rounds < 3 or time.perf_counter() < end:
         start = time.perf_counter_ns()
-        move(buffer, array)
+        move()
         best = min(best, time.perf_counter_ns() - start)
         rounds += 1
-    return array.nbytes / best
+    return size / best

@@ -18,6 +18,7 @@ from fpgahal import Buffer, Device
 from fpgahal.bench import table
 from fpgahal.bench.boards import load
 from fpgahal.bench.copy import check_equal, copy
+from fpgahal.bench.counters import Counters
 from fpgahal.bench.report import Report
 from fpgahal.cli.app import OK, UsageError
 from fpgahal.cli.files import replacing
@@ -66,7 +67,7 @@ def nlb(args: argparse.Namespace, out: Output) -> int:
                 "device": dev.info.address,
                 "emulated": emulated,
                 "mode": args.mode,
-                "results": [document(row.result) for row in rows],
+                "results": [document(row.result) | {"counters": dict(row.counters)} for row in rows],
             },
             lambda: None,
         )
@@ -93,24 +94,25 @@ def sweep(dev: Device, args: argparse.Namespace) -> Iterator[table.Row]:
         if copies:
             with NLB0(dev) as nlb0:
                 for lines in sizes:
+                    counters = Counters(dev.info)
                     result = nlb0.run(src, dst, lines, timeout=args.timeout)
                     check_equal(np.asarray(src)[: lines * LINE], np.asarray(dst)[: lines * LINE], 0)
-                    yield table.Row(result)
+                    yield table.Row(result, counters.since())
             return
         with NLB3(dev) as nlb3:
             for lines in sizes:
-                yield table.Row(
-                    nlb3.run(
-                        src,
-                        dst,
-                        mode=args.mode,
-                        lines=lines,
-                        stride=args.strided_access,
-                        multi_cl=args.multi_cl,
-                        seconds=seconds,
-                        timeout=args.timeout,
-                    )
+                counters = Counters(dev.info)
+                result = nlb3.run(
+                    src,
+                    dst,
+                    mode=args.mode,
+                    lines=lines,
+                    stride=args.strided_access,
+                    multi_cl=args.multi_cl,
+                    seconds=seconds,
+                    timeout=args.timeout,
                 )
+                yield table.Row(result, counters.since())
 
 
 def fill(src: Buffer, dst: Buffer) -> None:
@@ -146,6 +148,7 @@ def copy_file(args: argparse.Namespace, out: Output) -> int:
         size = os.fstat(source).st_size
         with fpgahal.open(args.device) as dev, _output(args.output) as sink:
             load(dev, "nlb0", NLB0.AFU_ID, args.program)
+            counters = Counters(dev.info)
             mark = "EMULATED " if dev.info.emulated else ""
             with progress(f"{mark}{args.input}", size or None, not out.as_json) as advance:
                 # Standard input and output may be files, too, but not from their beginning.
@@ -158,8 +161,8 @@ def copy_file(args: argparse.Namespace, out: Output) -> int:
                     timeout=args.timeout,
                     advance=advance,
                 )
-            info = dev.info
-    row = table.Row(result)
+            info, counted = dev.info, counters.since()
+    row = table.Row(result, counted)
     out.result(
         {
             "device": info.address,

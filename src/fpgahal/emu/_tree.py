@@ -119,10 +119,9 @@ class _Writer:
         if folder not in made:
             os.makedirs(folder, exist_ok=True)
             made.add(folder)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)  # a counter is mapped: never shorten it
         try:
-            if content:
-                os.write(fd, content.encode() + b"\n")
+            os.ftruncate(fd, os.write(fd, content.encode() + b"\n") if content else 0)
         finally:
             os.close(fd)
 
@@ -275,8 +274,9 @@ class _Writer:
                 "uevent": f"DEVNAME=intel-fpga-fme.{n}",
                 "dperf/revision": "0",
                 "dperf/clock": "0x0",
-                **{f"dperf/cache/{name}": "0x0" for name in CACHE_COUNTERS},
-                **{f"dperf/fabric/{name}": "0x0" for name in FABRIC_COUNTERS},
+                # of the width that native/emu/counters.c writes
+                **{f"dperf/cache/{name}": f"0x{0:016x}" for name in CACHE_COUNTERS},
+                **{f"dperf/fabric/{name}": f"0x{0:016x}" for name in FABRIC_COUNTERS},
             },
         }
 
