@@ -6,6 +6,7 @@ This file, ``_xrt_library`` and ``native/include/xrt_abi.h`` are all that knows 
 Facts: XRT 2.13 (Debian 12) to master of 2026.
 """
 cimport cython
+from libc.errno cimport ETIMEDOUT, errno
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -269,8 +270,8 @@ cdef class XrtSession(Session):
         """
         if self.xrt.abi.fpgahal_emu_xrt_reset != NULL:
             with nogil:
-                while self.xrt.abi.fpgahal_emu_xrt_reset(device):
-                    breathe()
+                while self.xrt.abi.fpgahal_emu_xrt_reset(device) and errno == ETIMEDOUT:
+                    pass
 
     def __dealloc__(self):
         if self.device != NULL and not self.forked:
