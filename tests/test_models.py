@@ -220,6 +220,48 @@ def test_threads_and_a_busy_function(rack: emu.Rack, dev: fpgahal.Device) -> Non
     assert not failures, failures[0]
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("end", ["reset", "close", "vanish"])
+def test_a_function_is_waited_for(rack: emu.Rack, dev: fpgahal.Device, end: str) -> None:
+    """Whoever stops a run must not hold the GIL that the function needs to end."""
+    ended = []
+
+    def model(x: np.ndarray, factor: float, n: int) -> None:
+        time.sleep(0.4)
+        x *= 2  # its memory is still there
+        ended.append(True)
+
+    rack.accelerator(SCALE, model)
+    kernel = open_kernel(dev, SCALE)
+    run = kernel.start(put(dev, np.ones(16, np.float32)), 2, 16)
+    time.sleep(0.1)
+    if end == "reset":
+        dev.reset()
+    elif end == "vanish":
+        rack.fault(0, "vanish")
+        with pytest.raises(fpgahal.FpgaError):
+            run.wait(10)
+        rack.clear()
+    dev.close()
+    assert run.state is fpgahal.RunState.ABORTED
+    assert ended
+
+
+@pytest.mark.parametrize("board", ["n3000", "u250"])
+def test_the_program_may_end_in_mid_run(board: str) -> None:
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_models import *
+rack = emu.rack({board!r}).__enter__()
+dev = fpgahal.open()
+rack.accelerator(SCALE, lambda x, factor, n: time.sleep(0.5))
+run = open_kernel(dev, SCALE).start(put(dev, np.ones(16, np.float32)), 2, 16)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_another_process_is_told(rack: emu.Rack, dev: fpgahal.Device) -> None:
     rack.accelerator(SCALE, lambda **_: None)
     image = find_image(dev, SCALE)
