@@ -61,6 +61,7 @@ cdef class Xrt:
     cdef readonly object library
     cdef int (*attach)(const char *) noexcept nogil  # emulated: which rack
     cdef object lock                                 # 2.13 reads its device and scheduler maps unlocked
+    cdef object sessions                             # open devices, weakly
     cdef int log                                     # a file in memory to which XRT writes its error texts
     cdef object log_lock
     cdef Py_ssize_t log_read

@@ -6,6 +6,7 @@ from libc.errno cimport errno
 import ctypes
 import os
 import threading
+import weakref
 from contextlib import suppress
 
 from fpgahal import _library
@@ -24,6 +25,7 @@ cdef class Xrt:
         cdef bint stand_in = emulated and not _library.wants_real_xrt()
         self.log = -1
         self.lock, self.log_lock = threading.RLock(), threading.Lock()
+        self.sessions = weakref.WeakSet()
         if stand_in:
             path = _library.emulator("xrt")
             self.library = _library.Library(path, "emulated", ctypes.CDLL(path)._handle)
