@@ -34,6 +34,7 @@ cdef class Xrt:
                 "FPGAHAL_XRT_LIBRARY", ("libxrt_coreutil.so.2",), ("/opt/xilinx/xrt/lib", "/opt/amd/xrt/lib"),
                 install="Install XRT (Debian: apt install libxrt1)")
         self.fill()
+        self.threads = not stand_in
         if stand_in:
             self.use_emulator(self.library.handle)
         elif emulated:
@@ -194,6 +195,17 @@ cdef Xrt xrt(bint emulated):
         if emulated not in _loaded:
             _loaded[emulated] = Xrt.load(emulated)
         return _loaded[emulated]
+
+
+def _after_fork_in_child():
+    # 2.13 waits in its exit handlers for threads that only the parent has: a child that ends with exit() would hang.
+    cdef Xrt found
+    for found in _loaded.values():
+        if found.threads:
+            skip_exit_handlers()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def library(emulated=False):
