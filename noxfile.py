@@ -143,7 +143,14 @@ def sanitize(session: nox.Session) -> None:
         session.run(*pytest, "tests/faults/test_faults.py", env=instrumented)
         # ... and over the real libxrt_coreutil, with the instrumented driver below it
         if real_xrt:
-            real = {**instrumented, "FPGAHAL_EMU_XRT": "real"}
+            shim = build / "aligned_alloc.so"
+            session.run("gcc", "-shared", "-fPIC", "tests/native/aligned_alloc.c", "-o", str(shim), external=True)
+            real = {
+                **instrumented,
+                "FPGAHAL_EMU_XRT": "real",
+                "LD_PRELOAD": f"{shim} {instrumented['LD_PRELOAD']}",
+                "ASAN_OPTIONS": f"{instrumented['ASAN_OPTIONS']}:verify_asan_link_order=0:allocator_may_return_null=1",
+            }
             session.run(*pytest, "tests/faults/test_threads.py", env=real)
         else:
             session.warn("libxrt-dev is missing (scripts/install-debian): no driver under the real libxrt")

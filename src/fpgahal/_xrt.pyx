@@ -16,8 +16,8 @@ from fpgahal._session cimport (
 )
 from fpgahal._xrt_library cimport (
     ERT_CMD_STATE_ABORT, ERT_CMD_STATE_COMPLETED, ERT_CMD_STATE_TIMEOUT, XCL_BO_SYNC_BO_FROM_DEVICE,
-    XCL_BO_SYNC_BO_TO_DEVICE, Xrt, begin_use, breathe, end_use, in_use, set_errno, xrt, xrtBufferHandle,
-    xrtDeviceHandle, xrtKernelHandle, xrtRunHandle,
+    XCL_BO_SYNC_BO_TO_DEVICE, PyGILState_Check, Xrt, begin_use, breathe, end_use, in_use, set_errno, xrt,
+    xrtBufferHandle, xrtDeviceHandle, xrtKernelHandle, xrtRunHandle,
 )
 
 import uuid
@@ -30,9 +30,6 @@ from fpgahal._lock import OpenLock
 from fpgahal._xrt_library import driver_file, library  # no-cython-lint: for those who ask the driver
 
 cdef int MAX_ARGS = 64
-
-cdef extern from "Python.h":
-    int PyGILState_Check() nogil
 
 
 # --- a slot ---------------------------------------------------------------------------------------------------
@@ -90,21 +87,16 @@ cdef class XrtSession(Session):
             begin_use(&self.users)
         return 0
 
-    cdef int bar(self) except -1:
-        """With the library's lock: no device starts or awaits a run until `unbar`.
+    cdef int bar(self, bint shut) except -1:
+        """With the library's lock: no device starts or awaits a run until this is undone.
 
         Who keeps the GIL during its call is not barred: while this thread has the GIL, no such call is under way.
         """
         cdef XrtSession other
         for other in list(self.xrt.sessions):
-            other.barred = True
-        for other in list(self.xrt.sessions):
+            other.barred = shut
+        for other in list(self.xrt.sessions) if shut else ():
             other.await_users()
-
-    cdef int unbar(self) except -1:
-        cdef XrtSession other
-        for other in list(self.xrt.sessions):
-            other.barred = False
 
     cdef void leave(self) noexcept nogil:
         end_use(&self.users)
@@ -294,7 +286,7 @@ cdef class XrtSession(Session):
                     self.xrt.abi.xrtRunClose(<xrtRunHandle><uintptr_t>self.runs.pop())
                 while self.kernels_:
                     self.xrt.abi.xrtKernelClose(<xrtKernelHandle><uintptr_t>self.kernels_.pop())
-                while self.buffers:  # only when the program ends: Device.close has closed them
+                while self.buffers:  # Device.close has closed those that it knew
                     self.xrt.abi.xrtBOFree(<xrtBufferHandle><uintptr_t>self.buffers.pop())
                 self.xrt.abi.xrtDeviceClose(device)
 
@@ -337,7 +329,7 @@ cdef class XrtKernel(KernelSession):
         with session.xrt.lock:
             session.check()
             if not session.scheduled:  # 2.13 adds to its map of schedulers, where every start and wait looks
-                session.bar()
+                session.bar(True)
             try:
                 set_errno(0)
                 if exclusive:
@@ -348,7 +340,7 @@ cdef class XrtKernel(KernelSession):
                     raise session.error(f"xrtPLKernelOpen({name})", DeviceStateError)
             finally:
                 if not session.scheduled:
-                    session.unbar()
+                    session.bar(False)
             session.scheduled = True
             session.kernels_.add(<uintptr_t>self.kernel)
         self.csr_bytes = (info.register_bytes or 0x10000) if exclusive else 0

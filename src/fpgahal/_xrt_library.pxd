@@ -35,6 +35,9 @@ cdef extern from "xrt_abi.h":
     enum: ERT_CMD_STATE_COMPLETED, ERT_CMD_STATE_ABORT, ERT_CMD_STATE_TIMEOUT
     enum: XCL_BO_SYNC_BO_TO_DEVICE, XCL_BO_SYNC_BO_FROM_DEVICE
 
+cdef extern from "Python.h":
+    int PyGILState_Check() noexcept nogil
+
 cdef extern from "xrt_guard.h":
     int xrt_guard(void *library, char *why, unsigned long size)
 

@@ -51,7 +51,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SUITES = {
     "conformance": (["tests/conformance"], 100),
-    "faults": ([f"tests/faults/test_{name}.py" for name in ("threads", "leaks", "processes")], 60),
+    "faults": ([f"tests/faults/test_{name}.py" for name in ("faults", "threads", "leaks", "processes")], 60),
 }
 
 
