@@ -67,6 +67,7 @@ def sanitize(session: nox.Session) -> None:
     for tool in ("gcc", "valgrind"):
         if not shutil.which(tool):
             session.error(f"{tool} is missing: scripts/install-debian installs it")
+    real_xrt = Path("/usr/include/xrt/version.h").exists()
     with tempfile.TemporaryDirectory() as folder:
         build = Path(folder)
         emulators = build / "asan"
@@ -79,6 +80,7 @@ def sanitize(session: nox.Session) -> None:
             "-B",
             str(emulators),
             "-DFPGAHAL_SANITIZE=ON",
+            f"-DFPGAHAL_XRT_DRIVER={'ON' if real_xrt else 'OFF'}",
             "-DSKBUILD_PROJECT_NAME=fpgahal",
             "-DSKBUILD_PROJECT_VERSION=0",
             silent=True,
@@ -126,22 +128,32 @@ def sanitize(session: nox.Session) -> None:
                 external=True,
             )
         # 2. the conformance suite of the bindings over the instrumented libraries
-        asan = session.run("gcc", "-print-file-name=libasan.so", silent=True, external=True).strip()
-        session.run(
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "tests/conformance",
-            "tests/faults/test_faults.py",
-            env={
-                "LD_PRELOAD": asan,
-                "FPGAHAL_EMU_LIBDIR": str(emulators),
-                "PYTHONMALLOC": "malloc",
-                "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1:handle_segv=0",
-                "UBSAN_OPTIONS": strict["UBSAN_OPTIONS"],
-            },
-        )
+        preload = [
+            session.run("gcc", f"-print-file-name={name}", silent=True, external=True).strip()
+            for name in ("libasan.so", "libstdc++.so.6")  # ASan must find C++'s throw when it starts
+        ]
+        instrumented = {
+            "LD_PRELOAD": " ".join(preload),
+            "FPGAHAL_EMU_LIBDIR": str(emulators),
+            "PYTHONMALLOC": "malloc",
+            "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1:handle_segv=0",
+            "UBSAN_OPTIONS": strict["UBSAN_OPTIONS"],
+        }
+        pytest = ("pytest", "-q", "-p", "no:cacheprovider", "tests/conformance")
+        session.run(*pytest, "tests/faults/test_faults.py", env=instrumented)
+        # ... and over the real libxrt_coreutil, with the instrumented driver below it
+        if real_xrt:
+            shim = build / "aligned_alloc.so"
+            session.run("gcc", "-shared", "-fPIC", "tests/native/aligned_alloc.c", "-o", str(shim), external=True)
+            real = {
+                **instrumented,
+                "FPGAHAL_EMU_XRT": "real",
+                "LD_PRELOAD": f"{shim} {instrumented['LD_PRELOAD']}",
+                "ASAN_OPTIONS": f"{instrumented['ASAN_OPTIONS']}:verify_asan_link_order=0:allocator_may_return_null=1",
+            }
+            session.run(*pytest, "tests/faults/test_threads.py", env=real)
+        else:
+            session.warn("libxrt-dev is missing (scripts/install-debian): no driver under the real libxrt")
         # 3. fuzzing: the Python parsers, and the C parser of the emulated board
         session.run("python", "tests/fuzz/fuzz_bitstream.py", "--seconds", seconds)
         if shutil.which("clang"):

@@ -11,6 +11,8 @@
 
 #include <cerrno>
 #include <cstring>
+#include <mutex>
+#include <vector>
 
 namespace {
 
@@ -29,6 +31,32 @@ void check(int result)
 } // namespace
 
 /* ---- a device ---------------------------------------------------------------------------------------- */
+
+namespace {
+
+/* The memory of devices that were closed.  Never destroyed: a device may be closed while the process ends. */
+struct free_list {
+    std::mutex lock;
+    std::vector<void *> all;
+} &unused = *new free_list;
+
+} // namespace
+
+void *board_device::operator new(size_t size)
+{
+    std::lock_guard<std::mutex> guard(unused.lock);
+    if (unused.all.empty())
+        return ::operator new(size);
+    void *last = unused.all.back();
+    unused.all.pop_back();
+    return last;
+}
+
+void board_device::operator delete(void *at)
+{
+    std::lock_guard<std::mutex> guard(unused.lock);
+    unused.all.push_back(at);
+}
 
 std::string board_device::loaded() const
 {
@@ -156,7 +184,7 @@ public:
 
     std::shared_ptr<xrt_core::device> get_userpf_device(void *handle, unsigned id) const override
     {
-        return std::make_shared<board_device>(static_cast<opened *>(handle), id);
+        return std::shared_ptr<board_device>(new board_device(static_cast<opened *>(handle), id));
     }
 };
 

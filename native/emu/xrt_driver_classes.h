@@ -16,6 +16,11 @@ class board_device final : public xrt_core::device {
 public:
     board_device(opened *handle, unsigned id) : device(id), opened_(handle) { }
 
+    /* XRT makes a scheduler, with a thread, for each address that a device had, and ends none before the process:
+     * so addresses are used again. */
+    static void *operator new(size_t size);
+    static void operator delete(void *);
+
     drv_device *handle() const { return opened_->device; }
     std::string loaded() const;
 

@@ -73,10 +73,22 @@ static int find_cus(struct xrt_kernel *k, const struct xrt_device *d, const void
     return 0;
 }
 
+/* XRT asks the board for a unit's context once: a board that is gone is noticed only then. */
+static bool is_first(struct xrt_kernel *k)
+{
+    struct xrt_device *d = k->object.device;
+    bool first = false;
+    pthread_mutex_lock(&d->lock);
+    for (uint32_t i = 0; i < k->ncus; i++)
+        first |= d->cus[k->cus[i]].users == 1;
+    pthread_mutex_unlock(&d->lock);
+    return first;
+}
+
 static xrtKernelHandle open_kernel(xrtDeviceHandle device, const unsigned char *uuid, const char *name, bool exclusive,
                                    const char *call)
 {
-    struct xrt_device *d = xrt_enter(device, XRT_DEVICE, call);
+    struct xrt_device *d = xrt_enter_closing(device, XRT_DEVICE, call);
     if (!d)
         return NULL;
     struct xrt_kernel *k = NULL;
@@ -84,6 +96,11 @@ static xrtKernelHandle open_kernel(xrtDeviceHandle device, const unsigned char *
         xrt_fail(d->board, EINVAL, "a kernel needs the UUID of its xclbin and a name");
     else
         k = xrt_kernel_make(d, uuid, exclusive, find_cus, name);
+    if (k && atomic_load(&d->board->vanished) && is_first(k)) {
+        xrt_unpublish(&k->object);
+        xrt_fail(d->board, ENODEV, "%s: the device is gone", call);
+        k = NULL;
+    }
     xrt_leave(d);
     return k ? xrt_handle(&k->object) : NULL;
 }

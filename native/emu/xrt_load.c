@@ -36,7 +36,7 @@ static bool is_null(const uint8_t id[16])
 static int check_platform(const struct xrt_device *d, const struct xclbin *x)
 {
     const struct emu_board *b = d->board;
-    if (x->timestamp && b->timestamp && x->timestamp != b->timestamp)
+    if (x->timestamp && x->timestamp != b->timestamp)
         return xrt_fail(b, EOPNOTSUPP, "xclbin is for platform %s (time stamp %" PRIu64 "), which does not match shell "
                         "%s (time stamp %" PRIu64 ") of this board", x->vbnv, x->timestamp, b->vbnv, b->timestamp);
     if (!x->ninterfaces || is_null(b->interface_id))

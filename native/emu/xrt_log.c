@@ -86,10 +86,10 @@ void xrt_report(const struct emu_board *board, const char *text)
     char line[900], stamp[32];
     struct tm now;
     time_t t = time(NULL);
-    localtime_r(&t, &now);
-    strftime(stamp, sizeof stamp, "%Y-%m-%d %H:%M:%S", &now);
-    int n = snprintf(line, sizeof line - 1, "%s [%d] [XRT] ERROR: EMULATED%s%s: %s", stamp, (int)gettid(),
-                     board ? " " : "", board ? board->bdf : "", text);
+    gmtime_r(&t, &now);
+    strftime(stamp, sizeof stamp, "%a %b %e %H:%M:%S %Y", &now);
+    int n = snprintf(line, sizeof line - 1, "[%s GMT] [XRT] Tid: %lu,  ERROR: EMULATED%s%s: %s", stamp,
+                     (unsigned long)pthread_self(), board ? " " : "", board ? board->bdf : "", text);
     size_t size = (size_t)n < sizeof line - 1 ? (size_t)n : sizeof line - 2;
     for (size_t i = 0; i < size; i++)
         if (line[i] == '\n' || line[i] == '\r')

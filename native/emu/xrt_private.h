@@ -162,6 +162,7 @@ struct xrt_run {
     void *callback_data, *handle;
     bool complete; /* every argument was set once */
     bool started;
+    atomic_bool spent; /* a start failed: 2.13 takes it for one in flight ever after */
     atomic_bool orphan; /* its handle was closed in flight */
     bool fail, flip; /* injected faults of this start */
     enum xrt_place place; /* under the queue's lock */

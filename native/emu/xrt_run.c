@@ -146,9 +146,22 @@ int xrtRunUpdateArg(xrtRunHandle handle, int index, ...)
 int xrtRunStart(xrtRunHandle handle)
 {
     struct xrt_run *r = xrt_enter(handle, XRT_RUN, __func__);
-    if (!r)
+    if (!r) {
+        int saved = errno;
+        if ((r = (struct xrt_run *)xrt_pin(handle, XRT_RUN))) { /* its board refused */
+            atomic_store(&r->spent, true);
+            xrt_leave(r);
+        }
+        errno = saved;
         return -1;
-    int rc = xrt_run_start(r);
+    }
+    int rc = -1;
+    if (atomic_load_explicit(&r->spent, memory_order_relaxed))
+        xrt_fail(board_of(r), EBUSY, "%s: bad command state: an earlier start failed; open another run", __func__);
+    else
+        rc = xrt_run_start(r);
+    if (rc && errno == ENODEV)
+        atomic_store(&r->spent, true);
     xrt_leave(r);
     return rc;
 }

@@ -115,9 +115,13 @@ cdef class Buffer:
         view.suboffsets = NULL
         view.internal = NULL
         self.views += 1
+        self.session.views += 1
 
     def __releasebuffer__(self, Py_buffer *view):
         self.views -= 1
+        self.session.views -= 1
+        if self.session.closed and not self.session.views and not self.session.forked:
+            self.session.close()  # it was put off: this view was taken while another thread closed the device
 
     def __array__(self, dtype=None, copy=None):
         # NumPy asks the buffer protocol first and forgets its error; here the error gets through.

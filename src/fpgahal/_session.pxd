@@ -43,6 +43,7 @@ cdef class Session:
     cdef readonly object info            # DeviceInfo
     cdef readonly bint closed
     cdef bint forked                     # closed because this process is the child of a fork
+    cdef Py_ssize_t views                # of its buffers, alive: a driver that frees memory on close waits for them
     cdef readonly uint64_t epoch         # counts resets: runs of an earlier epoch were aborted
     cdef uint64_t csr_bytes              # size of the device-wide register space; 0: there is none
     cdef void *job                       # the run that has the AFU behind those registers (see RegisterKernel)

@@ -149,7 +149,9 @@ def _after_fork_in_child():
 
 def _at_exit():
     # Vendor libraries abort when their static destructors meet open handles, so close while Python still lives.
+    cdef Session session
     for session in list(_open_sessions):
+        session.views = 0  # nobody will look at them
         try:
             session.close()
         except Exception:

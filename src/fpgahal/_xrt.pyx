@@ -17,16 +17,16 @@ from fpgahal._session cimport (
 )
 from fpgahal._xrt_library cimport (
     ERT_CMD_STATE_ABORT, ERT_CMD_STATE_COMPLETED, ERT_CMD_STATE_TIMEOUT, XCL_BO_SYNC_BO_FROM_DEVICE,
-    XCL_BO_SYNC_BO_TO_DEVICE, Xrt, begin_use, breathe, end_use, in_use, set_errno, xrt, xrtBufferHandle,
-    xrtDeviceHandle, xrtKernelHandle, xrtRunHandle,
+    XCL_BO_SYNC_BO_TO_DEVICE, PyGILState_Check, Xrt, begin_use, breathe, end_use, in_use, set_errno, xrt,
+    xrtBufferHandle, xrtDeviceHandle, xrtKernelHandle, xrtRunHandle,
 )
 
 import uuid
 
 from fpgahal._contract import KernelContract
 from fpgahal._errors import (
-    ArgumentError, ArgumentRangeError, DeviceLostError, DeviceMemoryError, DeviceStateError, KernelNotFoundError,
-    ProgramError, RunError, UnsupportedError,
+    ArgumentError, ArgumentRangeError, ClosedError, DeviceLostError, DeviceMemoryError, DeviceStateError,
+    KernelNotFoundError, ProgramError, RunError, UnsupportedError,
 )
 from fpgahal._lock import OpenLock
 from fpgahal._xrt_library import driver_file, library  # no-cython-lint: for those who ask the driver
@@ -43,7 +43,9 @@ cdef class XrtSession(Session):
     cdef object bitstream            # the image that this process has loaded
     cdef object lock                 # XRT itself shares every device: exclusive opens are ours
     cdef bint loading                # the vendor's call that programs the board has not returned
-    cdef int users                   # calls without the GIL that use runs and buffers now
+    cdef int users                   # calls that use the device, its runs and buffers now
+    cdef bint barred                 # new ones wait
+    cdef bint scheduled              # XRT has a scheduler for this device
     cdef set runs, kernels_, buffers  # handles: 2.13 ends the process if one is closed after its device
 
     def __init__(self, info, shared):
@@ -66,6 +68,8 @@ cdef class XrtSession(Session):
             raise
         self.lock = lock
         self.closed = False
+        with self.xrt.lock:
+            self.xrt.sessions.add(self)
 
     cdef int fail(self, const char *what) except -1 nogil:
         with gil:
@@ -78,13 +82,31 @@ cdef class XrtSession(Session):
 
     cdef int enter(self) except -1 nogil:
         begin_use(&self.users)
-        if self.closed:
+        while self.closed or (self.barred and not PyGILState_Check()):
             end_use(&self.users)
             self.check()
+            breathe()
+            begin_use(&self.users)
         return 0
+
+    cdef int bar(self, bint shut) except -1:
+        """With the library's lock: no device starts or awaits a run until this is undone.
+
+        Who keeps the GIL during its call is not barred: while this thread has the GIL, no such call is under way.
+        """
+        cdef XrtSession other
+        for other in list(self.xrt.sessions):
+            other.barred = shut
+        for other in list(self.xrt.sessions) if shut else ():
+            other.await_users()
 
     cdef void leave(self) noexcept nogil:
         end_use(&self.users)
+
+    cdef void await_users(self) noexcept:
+        with nogil:
+            while in_use(&self.users) and not self.forked:
+                breathe()
 
     # --- memory ----------------------------------------------------------------------------------------------
     cdef int memory_allocate(self, size_t size, int bank, memory *out) except -1:
@@ -99,23 +121,27 @@ cdef class XrtSession(Session):
                                      f"{', '.join(f'{b.index} ({b.name})' for b in self.bitstream.banks)}.")
         memset(out, 0, sizeof(memory))
         out.size, out.bank = size, bank
-        set_errno(0)
         with self.xrt.lock:
             begin_use(&self.xrt.map_users)
         self.enter_or_end_map()
-        with nogil:
-            handle = self.xrt.abi.xrtBOAlloc(self.device, max(size, <size_t>64), 0, bank)
-            end_use(&self.xrt.map_users)
-            self.leave()
-        if handle == NULL:
-            raise self.error(f"xrtBOAlloc of {size} bytes in bank {bank}", DeviceMemoryError)
-        self.buffers.add(<uintptr_t>handle)
-        out.handle = <uint64_t><uintptr_t>handle
-        out.host = self.xrt.abi.xrtBOMap(handle)
-        out.address = self.xrt.abi.xrtBOAddress(handle)
+        try:
+            with nogil:
+                set_errno(0)
+                handle = self.xrt.abi.xrtBOAlloc(self.device, max(size, <size_t>64), 0, bank)
+                end_use(&self.xrt.map_users)
+                if handle != NULL:
+                    out.handle = <uint64_t><uintptr_t>handle
+                    out.host = self.xrt.abi.xrtBOMap(handle)
+                    out.address = self.xrt.abi.xrtBOAddress(handle)
+            if handle == NULL:
+                raise self.error(f"xrtBOAlloc of {size} bytes in bank {bank}", DeviceMemoryError)
+            self.buffers.add(<uintptr_t>handle)
+        finally:
+            self.leave()  # now who closes the device knows this buffer
         if out.host == NULL or out.address == <uint64_t>-1:
+            error = self.error("xrtBOMap", DeviceMemoryError)
             self.memory_free(out)
-            raise self.error("xrtBOMap", DeviceMemoryError)
+            raise error
         return 0
 
     cdef int enter_or_end_map(self) except -1:
@@ -126,13 +152,19 @@ cdef class XrtSession(Session):
             raise
 
     cdef int memory_free(self, memory *m) noexcept nogil:
-        while in_use(&m.users):  # a handle must not be closed while another thread uses it
+        cdef bint ours
+        cdef int result = 0
+        while in_use(&m.users) and not self.forked:  # a handle must not be closed while another thread uses it
             breathe()
+        begin_use(&self.users)
         with gil:
-            if self.forked or m.handle not in self.buffers:  # closed with the device
-                return 0
-            self.buffers.discard(m.handle)
-        return self.xrt.abi.xrtBOFree(<xrtBufferHandle><uintptr_t>m.handle)
+            ours = not self.closed and m.handle in self.buffers  # else it is closed with the device
+            if ours:
+                self.buffers.discard(m.handle)
+        if ours:
+            result = self.xrt.abi.xrtBOFree(<xrtBufferHandle><uintptr_t>m.handle)
+        end_use(&self.users)
+        return result
 
     cdef int memory_sync(self, memory *m, bint to_device, size_t offset, size_t size) except -1 nogil:
         self.check()
@@ -169,18 +201,26 @@ cdef class XrtSession(Session):
         return value if value.int else None
 
     def program(self, bitstream, force):
+        self.check()
+        self.loading = True
+        try:
+            self.load(bitstream)
+        finally:
+            self.loading = False
+            if self.closed:
+                self.close_device()
+
+    cdef load(self, bitstream):
         cdef const unsigned char[::1] data = bitstream.data
         cdef int result
-        self.check()
         self.bitstream = None
         with self.xrt.lock:
+            self.check()
             begin_use(&self.xrt.map_users)
-        set_errno(0)
-        self.loading = True
         with nogil:
+            set_errno(0)
             result = self.xrt.abi.xrtDeviceLoadXclbin(self.device, &data[0])
             end_use(&self.xrt.map_users)
-        self.loading = False
         if result:
             raise self.xrt.error("xrtDeviceLoadXclbin", self.info, ProgramError)
         if self.loaded_id() == bitstream.afu_id:  # else its banks and kernels are not those on the card
@@ -188,7 +228,7 @@ cdef class XrtSession(Session):
 
     def attach(self, bitstream):
         if self.bitstream is None:
-            self.program(bitstream, False)
+            self.load(bitstream)
 
     def banks(self):
         return self.bitstream.banks if self.bitstream is not None else ()
@@ -242,14 +282,15 @@ cdef class XrtSession(Session):
         if not self.closed or self.device != NULL:
             self.closed = True
             self.close_device()
+            self.lock.release(forked=self.forked)
 
     cdef void close_device(self) noexcept:
         cdef xrtDeviceHandle device = self.device
+        if (self.views > 0 or self.loading) and not self.forked:
+            return  # the last view's end, or that of program(), brings us here again
         self.device = NULL
-        if device != NULL and not self.forked and not self.loading:  # Ctrl-C while it programs: the process ends
-            with nogil:
-                while in_use(&self.users):
-                    breathe()
+        if device != NULL and not self.forked:
+            self.await_users()
             self.abandon_runs(device)
             with self.xrt.lock:
                 self.xrt.await_map()
@@ -257,11 +298,9 @@ cdef class XrtSession(Session):
                     self.xrt.abi.xrtRunClose(<xrtRunHandle><uintptr_t>self.runs.pop())
                 while self.kernels_:
                     self.xrt.abi.xrtKernelClose(<xrtKernelHandle><uintptr_t>self.kernels_.pop())
-                while self.buffers:  # only when the program ends: Device.close has closed them
+                while self.buffers:  # Device.close has closed those that it knew
                     self.xrt.abi.xrtBOFree(<xrtBufferHandle><uintptr_t>self.buffers.pop())
                 self.xrt.abi.xrtDeviceClose(device)
-        if self.lock is not None:
-            self.lock.release(forked=self.forked)
 
     cdef void abandon_runs(self, xrtDeviceHandle device) noexcept:
         """Stop what still runs (the program ends, or the board is gone), if that can be done.
@@ -283,6 +322,7 @@ cdef class XrtSession(Session):
 
 cdef struct run:
     xrtRunHandle handle
+    int users                 # threads that wait for it
     int known                 # how many arguments XRT has been told
     uint64_t last[64]         # what it was told (a buffer's serial, a scalar's bits): only changes are set again
 
@@ -291,6 +331,7 @@ cdef struct run:
 cdef class XrtKernel(KernelSession):
     cdef XrtSession slot
     cdef xrtKernelHandle kernel
+    cdef int users                   # calls that use its registers now
 
     def __init__(self, XrtSession session, info, name, exclusive):
         super().__init__(session, info)
@@ -299,15 +340,23 @@ cdef class XrtKernel(KernelSession):
         self.slot = session
         if len(info.args) > MAX_ARGS:
             raise UnsupportedError(f"Kernel {info.name} has {len(info.args)} arguments; {MAX_ARGS} is the most.")
-        set_errno(0)
         with session.xrt.lock:
-            if exclusive:
-                self.kernel = session.xrt.abi.xrtPLKernelOpenExclusive(session.device, id, text)
-            else:
-                self.kernel = session.xrt.abi.xrtPLKernelOpen(session.device, id, text)
-        if self.kernel == NULL:
-            raise session.error(f"xrtPLKernelOpen({name})", DeviceStateError)
-        session.kernels_.add(<uintptr_t>self.kernel)
+            session.check()
+            if not session.scheduled:  # 2.13 adds to its map of schedulers, where every start and wait looks
+                session.bar(True)
+            try:
+                set_errno(0)
+                if exclusive:
+                    self.kernel = session.xrt.abi.xrtPLKernelOpenExclusive(session.device, id, text)
+                else:
+                    self.kernel = session.xrt.abi.xrtPLKernelOpen(session.device, id, text)
+                if self.kernel == NULL:
+                    raise session.error(f"xrtPLKernelOpen({name})", DeviceStateError)
+            finally:
+                if not session.scheduled:
+                    session.bar(False)
+            session.scheduled = True
+            session.kernels_.add(<uintptr_t>self.kernel)
         self.csr_bytes = (info.register_bytes or 0x10000) if exclusive else 0
 
     cdef void *run_open(self) except NULL:
@@ -332,13 +381,19 @@ cdef class XrtKernel(KernelSession):
         return 0
 
     cdef void close_handle(self, run *r) noexcept:
-        if r.handle != NULL and not self.slot.forked and <uintptr_t>r.handle in self.slot.runs:
-            self.slot.runs.discard(<uintptr_t>r.handle)
-            self.slot.xrt.abi.xrtRunClose(r.handle)
+        cdef xrtRunHandle handle = r.handle
         r.handle = NULL
+        with nogil:
+            while in_use(&r.users) and not self.slot.forked:  # another thread still waits for what it ran before
+                breathe()
+        if not self.slot.closed and <uintptr_t>handle in self.slot.runs:  # else it is closed with the device
+            self.slot.runs.discard(<uintptr_t>handle)
+            self.slot.xrt.abi.xrtRunClose(handle)
 
     cdef void run_close(self, void *handle) noexcept:
         self.close_handle(<run *>handle)
+        if self.slot.closed:
+            self.slot.await_users()  # a thread that waits for it may not have counted itself yet
         free(handle)
 
     cdef int run_start(self, void *handle, const arg *args, int n) except -1 nogil:
@@ -404,35 +459,64 @@ cdef class XrtKernel(KernelSession):
 
     cdef int run_wait(self, void *handle, double seconds) except -1 nogil:
         # 0 ms would mean "for ever"; TIMEOUT only says that our time is over, not that the run has ended.
+        cdef run *r = <run *>handle
         cdef unsigned int ms = max(1, <unsigned int>(seconds * 1000))
         cdef int state
         self.slot.enter()
-        state = self.slot.xrt.abi.xrtRunWaitFor((<run *>handle).handle, ms)
+        begin_use(&r.users)
+        state = self.slot.xrt.abi.xrtRunWaitFor(r.handle, ms)
+        end_use(&r.users)
         self.slot.leave()
         self.slot.check()
         return RUN_RUNNING if state == ERT_CMD_STATE_TIMEOUT else outcome(state)
 
+    cdef int enter(self) except -1 nogil:
+        self.slot.enter()
+        begin_use(&self.users)
+        if self.closed:
+            self.leave()
+            with gil:
+                raise ClosedError(f"Kernel {self.info.name} is closed.", hint="Open it again: dev.kernel(name).")
+        return 0
+
+    cdef void leave(self) noexcept nogil:
+        end_use(&self.users)
+        self.slot.leave()
+
     cdef int csr_read32(self, uint32_t offset, uint32_t *value) except -1 nogil:
+        cdef int result
+        self.enter()
         set_errno(0)
-        if self.slot.xrt.abi.xrtKernelReadRegister(self.kernel, offset, value):
+        result = self.slot.xrt.abi.xrtKernelReadRegister(self.kernel, offset, value)
+        self.leave()
+        if result:
             self.slot.fail(b"xrtKernelReadRegister")
         return 0
 
     cdef int csr_write32(self, uint32_t offset, uint32_t value) except -1 nogil:
+        cdef int result
+        self.enter()
         set_errno(0)
-        if self.slot.xrt.abi.xrtKernelWriteRegister(self.kernel, offset, value):
+        result = self.slot.xrt.abi.xrtKernelWriteRegister(self.kernel, offset, value)
+        self.leave()
+        if result:
             self.slot.fail(b"xrtKernelWriteRegister")
         return 0
 
     def close(self):
         if not self.closed:
             self.closed = True
-            if self.kernel != NULL and not self.slot.forked:
-                with self.slot.xrt.lock:
-                    if <uintptr_t>self.kernel in self.slot.kernels_:
-                        self.slot.kernels_.discard(<uintptr_t>self.kernel)
-                        self.slot.xrt.abi.xrtKernelClose(self.kernel)
+            self.close_kernel()
             self.kernel = NULL
+
+    cdef int close_kernel(self) except -1:
+        with nogil:
+            while in_use(&self.users) and not self.slot.forked:
+                breathe()
+        with self.slot.xrt.lock:
+            if not self.slot.closed and <uintptr_t>self.kernel in self.slot.kernels_:  # else: closed with the device
+                self.slot.kernels_.discard(<uintptr_t>self.kernel)
+                self.slot.xrt.abi.xrtKernelClose(self.kernel)
 
 
 cdef inline int outcome(int state) noexcept nogil:

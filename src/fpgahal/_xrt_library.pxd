@@ -35,6 +35,9 @@ cdef extern from "xrt_abi.h":
     enum: ERT_CMD_STATE_COMPLETED, ERT_CMD_STATE_ABORT, ERT_CMD_STATE_TIMEOUT
     enum: XCL_BO_SYNC_BO_TO_DEVICE, XCL_BO_SYNC_BO_FROM_DEVICE
 
+cdef extern from "Python.h":
+    int PyGILState_Check() noexcept nogil
+
 cdef extern from "xrt_guard.h":
     int xrt_guard(void *library, char *why, unsigned long size)
 
@@ -47,6 +50,15 @@ cdef extern from *:
     static inline void begin_use(int *users) { __atomic_fetch_add(users, 1, __ATOMIC_SEQ_CST); }
     static inline void end_use(int *users) { __atomic_fetch_sub(users, 1, __ATOMIC_RELEASE); }
     static inline int in_use(int *users) { return __atomic_fetch_add(users, 0, __ATOMIC_SEQ_CST); }
+    #include <stdio.h>
+    #include <stdlib.h>
+    #include <unistd.h>
+    #ifdef __GLIBC__ /* as all that has the real libxrt */
+    static inline void leave_at_once(int status, void *unused) { (void)unused; fflush(NULL); _exit(status); }
+    static inline void skip_exit_handlers(void) { on_exit(leave_at_once, NULL); }
+    #else
+    static inline void skip_exit_handlers(void) { }
+    #endif
     static inline void breathe(void) { nanosleep(&(struct timespec){ 0, 200000 }, NULL); }
     """
     void set_errno(int value) noexcept nogil
@@ -54,6 +66,7 @@ cdef extern from *:
     void end_use(int *users) noexcept nogil
     int in_use(int *users) noexcept nogil
     void breathe() noexcept nogil
+    void skip_exit_handlers() noexcept
 
 
 cdef class Xrt:
@@ -61,6 +74,8 @@ cdef class Xrt:
     cdef readonly object library
     cdef int (*attach)(const char *) noexcept nogil  # emulated: which rack
     cdef object lock                                 # 2.13 reads its device and scheduler maps unlocked
+    cdef object sessions                             # open devices, weakly
+    cdef bint threads                                # it has threads of its own, which no fork copies
     cdef int log                                     # a file in memory to which XRT writes its error texts
     cdef object log_lock
     cdef Py_ssize_t log_read

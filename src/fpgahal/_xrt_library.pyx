@@ -6,6 +6,7 @@ from libc.errno cimport errno
 import ctypes
 import os
 import threading
+import weakref
 from contextlib import suppress
 
 from fpgahal import _library
@@ -24,6 +25,7 @@ cdef class Xrt:
         cdef bint stand_in = emulated and not _library.wants_real_xrt()
         self.log = -1
         self.lock, self.log_lock = threading.RLock(), threading.Lock()
+        self.sessions = weakref.WeakSet()
         if stand_in:
             path = _library.emulator("xrt")
             self.library = _library.Library(path, "emulated", ctypes.CDLL(path)._handle)
@@ -32,6 +34,7 @@ cdef class Xrt:
                 "FPGAHAL_XRT_LIBRARY", ("libxrt_coreutil.so.2",), ("/opt/xilinx/xrt/lib", "/opt/amd/xrt/lib"),
                 install="Install XRT (Debian: apt install libxrt1)")
         self.fill()
+        self.threads = not stand_in
         if stand_in:
             self.use_emulator(self.library.handle)
         elif emulated:
@@ -190,6 +193,17 @@ def loaded(emulated):
 
 cdef Xrt xrt(bint emulated):
     return loaded(emulated)
+
+
+def _after_fork_in_child():
+    # 2.13 waits in its exit handlers for threads that only the parent has: a child that ends with exit() would hang.
+    cdef Xrt found
+    for found in _loaded.values():
+        if found.threads:
+            skip_exit_handlers()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def library(emulated=False):

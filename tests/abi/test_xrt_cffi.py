@@ -299,6 +299,37 @@ def test_a_run_that_hangs(lib: Any, loaded: Any, image: Bitstream) -> None:
     assert lib.xrtRunStart(run) == -1  # it is still running
 
 
+def test_a_run_whose_start_failed_is_spent(lib: Any, loaded: Any, image: Bitstream) -> None:
+    """As in 2.13: it counts as started, so only another run can be."""
+    handle = kernel(lib, loaded, image, "passthrough")
+    src, _ = buffer(lib, loaded, 64)
+    rack = emu.rack(dir=emu.active())
+    runs = [lib.xrtRunOpen(handle) for _ in range(2)]
+    for run in runs:
+        for index, value in enumerate((src, src, ffi.cast("uint64_t", 64))):
+            assert lib.xrtRunSetArg(run, index, value) == 0
+    rack.fault(0, "call", call="xrtRunStart", code=errno.EIO, count=1)
+    assert lib.xrtRunStart(runs[0]) == -1
+    assert lib.xrtRunStart(runs[0]) == -1
+    assert lib.xrtRunStart(runs[1]) == 0
+    assert lib.xrtRunWait(runs[1]) == COMPLETED
+    for run in runs:
+        assert lib.xrtRunClose(run) == 0
+
+
+def test_a_second_kernel_on_a_board_that_is_gone(lib: Any, loaded: Any, image: Bitstream) -> None:
+    """As in 2.13: only the first kernel on a unit asks the board."""
+    first = kernel(lib, loaded, image, "passthrough")
+    emu.rack(dir=emu.active()).fault(0, "vanish")
+    second = kernel(lib, loaded, image, "passthrough")
+    assert second
+    assert not kernel(lib, loaded, image, "vadd")
+    assert ffi.errno == errno.ENODEV
+    assert not lib.xrtRunOpen(second)
+    for opened in (first, second):
+        assert lib.xrtKernelClose(opened) == 0
+
+
 def test_kernel_names_and_contexts(lib: Any, loaded: Any, image: Bitstream) -> None:
     for name in ("nope", "", "vadd:{nope}", "vadd:", "vadd:{"):
         assert not kernel(lib, loaded, image, name), name

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from targets import Target, open_target
+from targets import EMULATED, Target, open_target
 
 import fpgahal
 from fpgahal import Bitstream, RunState, emu
@@ -395,9 +395,18 @@ XRT_CALLS: list[tuple[str, int, type, Action]] = [
 ]
 
 
+#: Calls that the real libxrt answers without its driver.
+NOT_ASKED = {("xrt-real", call) for call in ("xrtRunOpen", "xrtRunSetArg", "xrtBOMap", "xrtBOAddress", "xrtBOFree")}
+
+
 @pytest.mark.parametrize(
     ("name", "call", "code", "cls", "action"),
-    [("opae-emulated", *row) for row in OPAE_CALLS] + [("xrt-emulated", *row) for row in XRT_CALLS],
+    [
+        (name, *row)
+        for name in EMULATED
+        for row in (OPAE_CALLS if name.startswith("opae") else XRT_CALLS)
+        if (name, row[0]) not in NOT_ASKED
+    ],
 )
 def test_each_call_that_fails_is_an_exception(name: str, call: str, code: int, cls: type, action: Action) -> None:
     with open_target(name) as target:

@@ -29,7 +29,7 @@ def slow(request: pytest.FixtureRequest) -> emu.Rack:
 
 
 def image_of(info: fpgahal.DeviceInfo, other: bool = False) -> Bitstream:
-    model, *images = EMULATED[f"{info.driver}-emulated"]
+    model, *images = next(target for name, target in EMULATED.items() if name.startswith(info.driver))
     return Bitstream.parse(emu.build_image(images[other], emu.boards()[model]))
 
 

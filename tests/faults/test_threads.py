@@ -265,3 +265,28 @@ assert not failures, failures
 dev.close()
 """,
     )
+
+
+@each_binding
+def test_a_view_taken_while_the_device_closes(name: str) -> None:
+    """Its memory stays as long as it does: Device.close looks for views, but one may come after that look."""
+    in_a_process(
+        name,
+        """
+for _ in range(20):
+    dev = loaded()
+    buffer = dev.allocate(1 << 20)
+    view = np.asarray(buffer)
+    dev._session.close()
+    assert dev.closed
+    view[:] = 5
+    assert (view == 5).all()
+    try:
+        memoryview(buffer)
+    except fpgahal.ClosedError:
+        pass
+    else:
+        raise SystemExit("another view of a closed device")
+    del view, buffer
+""",
+    )
