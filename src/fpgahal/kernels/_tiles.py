@@ -116,7 +116,7 @@ class TiledKernel:
             for n, tile in enumerate(tiles):
                 src, dst = self._buffers[n % 2], self._buffers[2 + n % 2]
                 pixels = tile.load()
-                np.copyto(_view(src, pixels.shape, pixels.dtype), pixels)
+                np.copyto(_view(src, pixels.shape, pixels.dtype.newbyteorder("=")), pixels)
                 src.sync_to_device(0, pixels.nbytes)
                 if self._run is not None:
                     self._run.wait(self._timeout)

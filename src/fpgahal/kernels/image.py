@@ -233,9 +233,9 @@ class Affine(TiledKernel):
         the lower two in the same way, and ``rint(fma(ay, bottom - top, top))``.
 
         That is what OpenCV 5.0 computes with vector instructions: results are equal bit for bit, but for a few
-        columns at the right of each row, which OpenCV computes without fma (they differ by 1 at most in tests, in
-        uint16 only).  OpenCV 4.10 and older round coordinates to 1/32 pixel, and so differ by up to 1/64 pixel's
-        worth: at most 1/32 of the largest difference between neighbours, and 1 for rounding, along each axis.
+        columns at the right of each row, which OpenCV computes without fma (there coordinates differ by a rounding:
+        in tests by 1 of 255 at most, and by 7 of 65,535).  OpenCV 4.10 and older round coordinates to 1/32 pixel;
+        that makes up to 1/32 of the difference between neighbours.
         """
         pixels = check_image(image)
         check_choice("interpolation", interpolation, INTERPOLATIONS)
@@ -275,7 +275,7 @@ class Affine(TiledKernel):
             target[:] = value
         elif (right - left) * (bottom - top) * channels * pixels.itemsize <= self._buffer_bytes:
             yield Tile(
-                partial(operator.getitem, pixels, (slice(top, bottom), slice(left, right))),
+                partial(_part, pixels, slice(top, bottom), slice(left, right)),
                 (
                     *(left, top, right - left, bottom - top),
                     *(columns, rows),
@@ -318,7 +318,9 @@ def rotation(angle: float, center: tuple[float, float], scale: float = 1.0) -> n
 # --- details ------------------------------------------------------------------------------------------------------
 
 
-def _framed(pixels: Pixels, rows: tuple[int, int], columns: tuple[int, int], border: str, value: Pixels | None) -> Pixels:
+def _framed(
+    pixels: Pixels, rows: tuple[int, int], columns: tuple[int, int], border: str, value: Pixels | None
+) -> Pixels:
     """Part of an image, which may reach beyond its edges."""
     n, m = pixels.shape[:2]
     if rows[0] >= 0 and rows[1] <= n and columns[0] >= 0 and columns[1] <= m:
@@ -333,6 +335,10 @@ def _framed(pixels: Pixels, rows: tuple[int, int], columns: tuple[int, int], bor
     return framed
 
 
+def _part(pixels: Pixels, rows: slice, columns: slice) -> Pixels:
+    return pixels[rows, columns]
+
+
 def _order(value: int | None, name: str, ksize: int) -> int:
     highest = max(2, ksize - 1)
     order = 0 if value is None else operator.index(value)
@@ -344,7 +350,7 @@ def _order(value: int | None, name: str, ksize: int) -> int:
 def _matrix(matrix: npt.ArrayLike, inverse: bool) -> npt.NDArray[np.float32]:
     """The way back from the result to the image, in float32."""
     try:
-        m = np.asarray(matrix, np.float64)
+        m = np.asarray(matrix).astype(np.float64, casting="same_kind")
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"The matrix does not consist of real numbers: {error}.") from error
     if m.shape != (2, 3):
@@ -360,9 +366,7 @@ def _matrix(matrix: npt.ArrayLike, inverse: bool) -> npt.NDArray[np.float32]:
                 raise ArgumentRangeError("The matrix is singular: it maps the image onto a line or a point.")
             d = 1 / determinant
             a, b, c, e = m[1, 1] * d, -d * m[0, 1], -d * m[1, 0], m[0, 0] * d
-            m = np.array(
-                [[a, b, -a * m[0, 2] - b * m[1, 2]], [c, e, -c * m[0, 2] - e * m[1, 2]]]
-            )
+            m = np.array([[a, b, -a * m[0, 2] - b * m[1, 2]], [c, e, -c * m[0, 2] - e * m[1, 2]]])
         back = m.astype(np.float32)
     if not np.isfinite(back).all():
         raise ArgumentRangeError("The matrix, or its inverse, has an element that is too large for float32.")
