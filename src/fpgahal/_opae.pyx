@@ -16,7 +16,8 @@ import uuid
 
 from fpgahal import _library, _opae_plugin
 from fpgahal._errors import (
-    ArgumentRangeError, DeviceLostError, DeviceStateError, FpgaError, LibraryError, opae_error,
+    ArgumentRangeError, DeviceLostError, DeviceStateError, FpgaError, LibraryError, UnsupportedError,
+    opae_error,
 )
 from fpgahal._register_kernel import known_kernels, open_register_kernel
 from fpgahal._lock import ProgramLock
@@ -26,6 +27,7 @@ cdef extern from "opae_abi.h":
     ctypedef void *fpga_properties
     ctypedef void *fpga_token
     ctypedef void *fpga_handle
+    ctypedef void *fpga_event_handle
     ctypedef int fpga_result
     ctypedef int fpga_objtype
     ctypedef struct fpga_version:
@@ -57,10 +59,16 @@ cdef extern from "opae_abi.h":
         fpga_result (*fpgaPrepareBuffer)(fpga_handle, uint64_t, void **, uint64_t *, int) noexcept nogil
         fpga_result (*fpgaReleaseBuffer)(fpga_handle, uint64_t) noexcept nogil
         fpga_result (*fpgaGetIOAddress)(fpga_handle, uint64_t, uint64_t *) noexcept nogil
+        fpga_result (*fpgaCreateEventHandle)(fpga_event_handle *) noexcept nogil
+        fpga_result (*fpgaDestroyEventHandle)(fpga_event_handle *) noexcept nogil
+        fpga_result (*fpgaRegisterEvent)(fpga_handle, int, fpga_event_handle, uint32_t) noexcept nogil
+        fpga_result (*fpgaUnregisterEvent)(fpga_handle, int, fpga_event_handle) noexcept nogil
+        fpga_result (*fpgaGetOSObjectFromEventHandle)(const fpga_event_handle, int *) noexcept nogil
         fpga_result (*fpgaReconfigureSlot)(fpga_handle, uint32_t, const uint8_t *, size_t, int) noexcept nogil
     const char *opae_abi_fill(void *library, opae_abi *table)
     enum: FPGA_OPEN_SHARED, FPGA_RECONF_FORCE
     enum: FPGA_DEVICE, FPGA_ACCELERATOR
+    enum: FPGA_EVENT_INTERRUPT
     enum: FPGA_NOT_FOUND, FPGA_NO_DRIVER
 
 cdef extern from *:
@@ -210,9 +218,11 @@ cdef class OpaeSession(Session):
     cdef Opae opae
     cdef fpga_handle port            # NULL while no AFU answers (a failed reconfiguration)
     cdef int flags
+    cdef dict events                 # vector -> (fpga_event_handle, eventfd)
 
     def __init__(self, info, shared):
         super().__init__(info)
+        self.events = {}
         self.opae = opae(info.emulated)
         self.flags = FPGA_OPEN_SHARED if shared else 0
         self.csr_bytes = MMIO_BYTES
@@ -236,8 +246,14 @@ cdef class OpaeSession(Session):
 
     cdef void close_port(self) noexcept:
         cdef fpga_handle port = self.port
+        cdef fpga_event_handle event
         self.port = NULL
         if port != NULL and not self.forked:
+            for handle, _ in self.events.values():
+                event = <fpga_event_handle><uintptr_t>handle
+                self.opae.abi.fpgaUnregisterEvent(port, FPGA_EVENT_INTERRUPT, event)
+                self.opae.abi.fpgaDestroyEventHandle(&event)
+            self.events.clear()
             with nogil:
                 self.opae.abi.fpgaClose(port)
 
@@ -380,6 +396,27 @@ cdef class OpaeSession(Session):
     def open_kernel(self, name, exclusive):
         self.ready()
         return open_register_kernel(self, name)
+
+    def interrupt(self, vector):
+        cdef fpga_event_handle event = NULL
+        cdef fpga_result result
+        cdef int fd = -1
+        self.ready()
+        if vector in self.events:
+            return self.events[vector][1]
+        if self.opae.abi.fpgaCreateEventHandle == NULL:
+            raise UnsupportedError(f"{self.opae.library.path} has no events.", hint="Install a newer libopae-c.")
+        result = self.opae.abi.fpgaCreateEventHandle(&event)
+        if result:
+            raise self.error(result, "fpgaCreateEventHandle")
+        result = self.opae.abi.fpgaRegisterEvent(self.port, FPGA_EVENT_INTERRUPT, event, vector)
+        if result == 0:
+            result = self.opae.abi.fpgaGetOSObjectFromEventHandle(event, &fd)
+        if result:
+            self.opae.abi.fpgaDestroyEventHandle(&event)
+            raise self.error(result, f"fpgaRegisterEvent of interrupt {vector}")
+        self.events[vector] = <uintptr_t>event, fd
+        return fd
 
     def reset(self):
         cdef fpga_result result
