@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import operator
 import os
 import select
@@ -68,7 +69,9 @@ class Interrupt:
             if _readable(fd, left):
                 try:
                     return os.eventfd_read(fd)
-                except BlockingIOError:  # another thread was faster
+                except OSError as error:  # another thread was faster, or closed the device
+                    if error.errno not in (errno.EAGAIN, errno.EBADF):
+                        raise
                     continue
             if end is not None and time.monotonic() >= end:
                 raise PollTimeoutError(
