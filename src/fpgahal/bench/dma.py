@@ -2,24 +2,28 @@
 """Bandwidth between an array of the program and the device's memory, by size: copy and sync, both ways.
 
 On an OPAE board a buffer is host memory that the AFU reaches by itself, so this is the cost of filling and
-emptying it; what the AFU itself moves is measured with NLB3.
+emptying it; what the AFU itself moves is measured with NLB3, and the way to the board's own memory with the DMA AFU.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fpgahal import Buffer, Device
+from fpgahal.bench.boards import load
 from fpgahal.bench.report import Report
 from fpgahal.cli.output import size_text
+from fpgahal.kernels import DMA
 
 Bytes = npt.NDArray[np.uint8]
 SIZES = tuple(1 << bits for bits in range(12, 27, 2))  # 4 KiB to 64 MiB
+MEMORY_SIZES = tuple(1 << bits for bits in range(12, 25, 4))  # 4 KiB to 16 MiB
 
 
 def bandwidths(dev: Device, seconds: float, report: Report) -> list[dict[str, Any]]:
@@ -29,10 +33,28 @@ def bandwidths(dev: Device, seconds: float, report: Report) -> list[dict[str, An
     for size in SIZES:
         array = np.full(size, 0x5A, np.uint8)
         with dev.allocate(size) as buffer:
-            up = _gbps(_upload, buffer, array, seconds)
-            down = _gbps(_download, buffer, array, seconds)
+            up = _gbps(partial(_upload, buffer), array, seconds)
+            down = _gbps(partial(_download, buffer), array, seconds)
         found.append({"bytes": size, "to_device_gbps": round(up, 4), "from_device_gbps": round(down, 4)})
         report.line(f"{size_text(size):>8}  {up:>9.3f} GB/s  {down:>9.3f} GB/s")
+    return found
+
+
+def board_memory(dev: Device, seconds: float, report: Report) -> list[dict[str, Any]]:
+    """The same for the memory of an Intel PAC, through the DMA AFU; empty where the board does not run it."""
+    if dev.info.driver != "opae" or not (dev.info.emulated or dev.afu_id == DMA.AFU_ID):
+        return []
+    load(dev, "dma", DMA.AFU_ID, None)
+    report.line()
+    report.line(f"{'size':>8}  {'to memory':>14}  {'from memory':>14}   (DMA AFU)")
+    found = []
+    with DMA(dev) as dma:
+        for size in MEMORY_SIZES:
+            array = np.full(size, 0x5A, np.uint8)
+            up = _gbps(lambda data: dma.write(0, data), array, seconds)
+            down = _gbps(lambda data: dma.read(0, data), array, seconds)
+            found.append({"bytes": size, "to_memory_gbps": round(up, 4), "from_memory_gbps": round(down, 4)})
+            report.line(f"{size_text(size):>8}  {up:>9.3f} GB/s  {down:>9.3f} GB/s")
     return found
 
 
@@ -46,13 +68,13 @@ def _download(buffer: Buffer, array: Bytes) -> None:
     np.copyto(array, np.asarray(buffer))
 
 
-def _gbps(move: Callable[[Buffer, Bytes], None], buffer: Buffer, array: Bytes, seconds: float) -> float:
+def _gbps(move: Callable[[Bytes], object], array: Bytes, seconds: float) -> float:
     """The best of several runs: what the machine can do, not what else it did."""
-    move(buffer, array)
+    move(array)
     best, rounds, end = float("inf"), 0, time.perf_counter() + seconds
     while rounds < 3 or time.perf_counter() < end:
         start = time.perf_counter_ns()
-        move(buffer, array)
+        move(array)
         best = min(best, time.perf_counter_ns() - start)
         rounds += 1
     return array.nbytes / best
