@@ -3,6 +3,6 @@
 
 from fpgahal.kernels._open import find_image, open_kernel
 from fpgahal.kernels.dma import DMA
-from fpgahal.kernels.nlb import NLB0, NLB3, NLBResult
+from fpgahal.kernels.nlb import NLB0, NLB3, NLBCounters, NLBResult
 
-__all__ = ["DMA", "NLB0", "NLB3", "NLBResult", "find_image", "open_kernel"]
+__all__ = ["DMA", "NLB0", "NLB3", "NLBCounters", "NLBResult", "find_image", "open_kernel"]
