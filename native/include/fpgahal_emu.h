@@ -59,14 +59,14 @@ struct emu_model { /* one accelerator */
     void (*reset)(struct emu_port *); /* after the registers were set to their reset values */
     bool (*unlocked)(struct emu_port *); /* may EMU_LOCKED registers change now? */
     void (*written)(struct emu_port *, uint32_t offset, uint64_t old, uint64_t value); /* whole 64-bit word */
-    /* A register from 0x400 on, which is no plain word: 0, or an errno; ENOENT: there is none.  May be NULL. */
-    int (*window)(struct emu_port *, uint32_t offset, unsigned bytes, bool write, uint64_t *value);
     /* as a compute kernel */
     const char *kernel; /* its name in EMBEDDED_METADATA; NULL: not a kernel */
     /* How many bytes of memory it will touch: a small run happens inside the host's call that starts it.
      * NULL: never there, and what it asked `memory` for counts. */
     uint64_t (*bytes)(const struct emu_call *);
     int (*execute)(struct emu_call *); /* 0, or an errno */
+    /* as an AFU again: a register from 0x400 on, which is no plain word.  0, or an errno; ENOENT: there is none. */
+    int (*window)(struct emu_port *, uint32_t offset, unsigned bytes, bool write, uint64_t *value);
 };
 
 #endif
