@@ -283,7 +283,7 @@ def test_another_board_gives_another_id() -> None:
 
 
 def test_catalogue_refuses() -> None:
-    with pytest.raises(ArgumentRangeError, match="no accelerator 'nlb9'; for this board there are: .*hello.*nlb0, nlb3"):
+    with pytest.raises(ArgumentRangeError, match=r"no accelerator 'nlb9'; for this board .*hello.* nlb0, nlb3"):
         build_image("nlb9", OPAE)
     with pytest.raises(IncompatibleBitstreamError, match="nlb0 is for OPAE boards, xilinx_u200"):
         build_image("nlb0", Board())
