@@ -438,8 +438,7 @@ cdef class OpaeSession(Session):
             self.close_port()
 
     def __dealloc__(self):
-        if self.port != NULL and not self.forked:
-            self.opae.abi.fpgaClose(self.port)
+        self.close_port()
 
 
 def open_session(info, shared):

@@ -325,6 +325,22 @@ def test_an_interrupt_goes_on_after_the_next_image(target: Target, dma_dev: fpga
     assert interrupt.wait(5) == 1
 
 
+def test_interrupts_leave_no_files_open(target: Target) -> None:
+    def opened() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    for round in range(12):
+        dev = fpgahal.open(target.info)
+        dev.interrupt(0)
+        dev.interrupt(1)
+        if round % 2:
+            dev.close()
+        del dev  # closes it, too
+        if round == 2:
+            before = opened()
+    assert opened() <= before
+
+
 @pytest.mark.skipif(bool(os.environ.get(ONLY)), reason="is that process")
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the interposer decodes x86-64")
 @pytest.mark.parametrize("name", INTERPOSED)

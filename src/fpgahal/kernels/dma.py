@@ -47,7 +47,7 @@ BLOCK_ID = uuid.UUID("ef82def7-f6ec-40fc-a914-9a35bace01ea")  #: the feature blo
 STATUS, CONTROL, DESCRIPTOR, WINDOW_PAGE, WINDOW = 0x40, 0x44, 0x60, 0x200, 0x1000
 WINDOW_BYTES = 0x1000
 # STATUS
-FULL, STOPPED_ON_ERROR, IRQ = 0x4, 0x80, 0x200
+FULL, RESETTING, STOPPED_ON_ERROR, IRQ = 0x4, 0x40, 0x80, 0x200
 # CONTROL
 RESET, IRQ_ENABLE = 0x2, 0x10
 # A descriptor: addresses (low), length, sequence number, bursts, strides, addresses (high), control.
@@ -404,7 +404,7 @@ class DMA:
     def _reset(self) -> None:
         """Stop what runs, drop what is queued, forget interrupts."""
         self._csr.write32(self._base + CONTROL, RESET)
-        self._csr.poll(self._base + CONTROL, RESET, 0, 1.0, width=32)
+        self._csr.poll(self._base + STATUS, RESETTING, 0, 1.0, width=32)
         self._csr.write32(self._base + STATUS, IRQ)
         self._csr.write32(self._base + CONTROL, IRQ_ENABLE)
         with suppress(PollTimeoutError):

@@ -234,7 +234,7 @@ class Affine(TiledKernel):
 
         That is what OpenCV 5.0 computes with vector instructions: results are equal bit for bit, but for a few
         columns at the right of each row, which OpenCV computes without fma (there coordinates differ by a rounding:
-        in tests by 1 of 255 at most, and by 7 of 65,535).  OpenCV 4.10 and older round coordinates to 1/32 pixel;
+        in tests by 1 of 255 at most, and by 7 of 65,535).  OpenCV 4 (to 4.14) rounds coordinates to 1/32 pixel;
         that makes up to 1/32 of the difference between neighbours.
         """
         pixels = check_image(image)
