@@ -12,13 +12,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fpgahal
-from fpgahal import Array, Bitstream, KernelContract, Scalar, emu
+from fpgahal import Array, Bitstream, KernelContract, Scalar, _contract, emu
 from fpgahal._catalogue import accelerators
 from fpgahal.kernels import find_image, open_kernel
 from fpgahal.kernels.vadd import NAMESPACE, PASSTHROUGH, VADD
@@ -374,6 +375,12 @@ def test_the_catalogue_knows_contracts() -> None:
     assert accelerators()["nlb0"].families == ("opae",)
     with pytest.raises(fpgahal.IncompatibleBitstreamError, match="is for XRT boards"):
         emu.build_image(replace(VADD, afu_id=None), emu.boards()["pac-a10"])
+
+
+def test_a_broken_entry_point_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_contract, "_points", lambda: (EntryPoint("x", "no_such_module:K", _contract.GROUP),))
+    with pytest.raises(fpgahal.LibraryError, match="no_such_module:K of a package can't be loaded: ModuleNotFound"):
+        emu.build_image("nlb0", emu.boards()["pac-a10"])
 
 
 # --- images for real boards -------------------------------------------------------------------------------------------
