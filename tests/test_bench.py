@@ -419,3 +419,82 @@ def test_memory_is_constant(tmp_path: Path) -> None:
         )
         peaks.append(int(done.stderr))
     assert peaks[1] - peaks[0] < 16 << 10  # KiB
+
+
+# --- a picture through the board --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    from PIL import Image
+
+    path = tmp_path / "photo.png"
+    y, x = np.mgrid[0:90, 0:120]
+    Image.fromarray(np.stack([x * 2, y * 2, (x // 20 + y // 20) % 2 * 255], axis=2).astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("board", ["pac-a10", "u250"])
+def test_edges_of_a_picture(tmp_path: Path, photo: Path, board: str) -> None:
+    import cv2
+
+    edges = tmp_path / "edges.png"
+    args = ("image", "--emulate", board, "--input", photo, "--output", edges, "--seconds", "0.05")
+    lines = run(*args).stdout.splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("EMULATED") for line in lines)
+    assert "120 x 90" in lines[1]
+    assert "Mpixel/s" in lines[2]
+    from PIL import Image
+
+    grey = np.asarray(Image.open(photo).convert("L"))
+    gx, gy = (cv2.Sobel(grey, cv2.CV_64F, *order) for order in ((1, 0), (0, 1)))
+    assert np.array_equal(np.asarray(Image.open(edges)), np.minimum(np.floor(np.hypot(gx, gy) + 0.5), 255))
+    document = json.loads(run(*args, "--json").stdout)
+    assert (document["emulated"], document["shape"], document["samples"] >= 3) == (True, [90, 120], True)
+
+
+def test_a_turned_picture(tmp_path: Path, photo: Path) -> None:
+    from PIL import Image
+
+    turned = tmp_path / "turned.png"
+    args = ("--kernel", "affine", "--angle", "180", "--seconds", "0.05")
+    run("image", "--emulate", "pac-a10", "--input", photo, "--output", turned, *args)
+    wanted = np.asarray(Image.open(photo))[::-1, ::-1].astype(int)
+    inner = np.s_[1:-1, 1:-1]  # 180 degrees are not exact in floating point: at the edge a pixel mixes with the border
+    assert np.abs(np.asarray(Image.open(turned)).astype(int) - wanted)[inner].max() <= 1
+
+
+def test_sixteen_bits_stay_sixteen_bits(tmp_path: Path) -> None:
+    from PIL import Image
+
+    deep, edges = tmp_path / "deep.png", tmp_path / "edges.png"
+    Image.fromarray(np.arange(2000, dtype=np.uint16).reshape(40, 50) * 30).save(deep)
+    document = json.loads(run("image", "--emulate", "pac-a10", "--input", deep, "--output", edges, "--json").stdout)
+    assert document["dtype"] == "uint16"
+    assert np.asarray(Image.open(edges)).max() > 255
+
+
+def test_pictures_that_are_none(tmp_path: Path, photo: Path) -> None:
+    text, cut, edges = tmp_path / "text.png", tmp_path / "cut.png", tmp_path / "edges.png"
+    text.write_text("no picture")
+    cut.write_bytes(photo.read_bytes()[: photo.stat().st_size // 2])
+    for name, says in ((text, "no picture"), (cut, "no picture"), (tmp_path / "none.png", "No such file")):
+        done = run("image", "--emulate", "pac-a10", "--input", name, "--output", edges, code=2 if name.exists() else 3)
+        assert says in done.stderr
+    for wrong in ("edges", "edges.xyz", "edges.txt"):
+        done = run("image", "--emulate", "pac-a10", "--input", photo, "--output", tmp_path / wrong, code=2)
+        assert "no format of pictures" in done.stderr
+    assert "same file" in run("image", "--emulate", "pac-a10", "--input", photo, "--output", photo, code=2).stderr
+    assert "--input and --output" in run("image", "--emulate", "pac-a10", "--input", photo, code=2).stderr
+    singular = ("--kernel", "affine", "--scale", "0")
+    done = run("image", "--emulate", "pac-a10", "--input", photo, "--output", edges, *singular, code=3)
+    assert "singular" in done.stderr
+    assert not edges.exists()
+
+
+def test_without_pillow_it_says_how_to_get_it(tmp_path: Path, photo: Path) -> None:
+    (tmp_path / "PIL.py").write_text("raise ImportError('hidden')")
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    args = ("image", "--emulate", "pac-a10", "--input", photo, "--output", tmp_path / "x.png")
+    assert "pip install fpgahal[image]" in run(*args, code=3, env={**os.environ, "PYTHONPATH": path}).stderr

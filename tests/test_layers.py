@@ -26,6 +26,7 @@ LAYERS = {
     "_csr": 3,
     "_buffer": 3,
     "_signature": 3,
+    "_interrupt": 3,
     "_kernel": 3,
     "_device": 3,
     "_find": 3,

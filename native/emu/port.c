@@ -175,8 +175,15 @@ static bool defined(const struct emu_access *a, uint64_t offset, unsigned bytes)
     return offset < EMU_CSR_BYTES && (bytes == 8 ? a->word[offset / 8] : a->access[offset / 4]) != 0;
 }
 
-static int undefined(struct emu_port *p, const struct emu_access *a, const char *what, uint64_t offset, unsigned bytes)
+/* What is no register in shared memory: the model's window, or nothing. */
+static int elsewhere(struct emu_port *p, const struct emu_access *a, bool write, uint64_t offset, unsigned bytes,
+                     uint64_t *value)
 {
+    const char *what = write ? "write" : "read";
+    int rc = a->model->window && offset >= EMU_CSR_BYTES
+                 ? a->model->window(p, (uint32_t)offset, bytes, write, value) : ENOENT;
+    if (rc != ENOENT)
+        return rc;
     if (a->model->zero_elsewhere)
         return 0;
     const char *more = emu_model_by_afu(p->board->afu_id) ? "" : " (this process has no model of it; a Python function "
@@ -194,7 +201,7 @@ int emu_port_read(struct emu_port *p, uint64_t offset, unsigned bytes, uint64_t 
     const struct emu_access *a = atomic_load(&p->access);
     *value = 0;
     if (!defined(a, offset, bytes))
-        return undefined(p, a, "read", offset, bytes);
+        return elsewhere(p, a, false, offset, bytes, value);
     uint64_t v = atomic_load(&p->board->csr[offset / 8]);
     *value = bytes == 8 ? v : (uint32_t)(v >> (offset & 4) * 8);
     return 0;
@@ -238,7 +245,7 @@ int emu_port_write(struct emu_port *p, uint64_t offset, unsigned bytes, uint64_t
     if (rc == 0) {
         const struct emu_access *a = atomic_load(&p->access);
         if (!defined(a, offset, bytes))
-            rc = undefined(p, a, "write", offset, bytes);
+            rc = elsewhere(p, a, true, offset, bytes, &value);
         else
             store(p, a, offset, bytes, value << (offset & 4) * 8);
     }

@@ -65,6 +65,8 @@ struct emu_model { /* one accelerator */
      * NULL: never there, and what it asked `memory` for counts. */
     uint64_t (*bytes)(const struct emu_call *);
     int (*execute)(struct emu_call *); /* 0, or an errno */
+    /* as an AFU again: a register from 0x400 on, which is no plain word.  0, or an errno; ENOENT: there is none. */
+    int (*window)(struct emu_port *, uint32_t offset, unsigned bytes, bool write, uint64_t *value);
 };
 
 #endif

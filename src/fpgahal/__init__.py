@@ -51,6 +51,7 @@ from fpgahal._errors import (
     UnsupportedError,
 )
 from fpgahal._find import devices, find, open
+from fpgahal._interrupt import Interrupt
 from fpgahal._kernel import Kernel, Run
 from fpgahal._types import (
     ArgInfo,
@@ -97,6 +98,7 @@ __all__ = [
     "Health",
     "HealthStatus",
     "IncompatibleBitstreamError",
+    "Interrupt",
     "Kernel",
     "KernelContract",
     "KernelCsr",

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from fpgahal._buffer import Buffer
     from fpgahal._csr import Csr
+    from fpgahal._interrupt import Interrupt
     from fpgahal._kernel import Kernel
     from fpgahal._session import Session
 
@@ -317,6 +318,25 @@ class Device:
         kernel = Kernel(self._ready().open_kernel(name, exclusive))
         self._kernels.add(kernel)
         return kernel
+
+    def interrupt(self, vector: int = 0) -> Interrupt:
+        """Interrupts that the loaded AFU raises (OPAE).
+
+        Parameters
+        ----------
+        vector : int
+            Which of the AFU's user interrupts.
+
+        Raises
+        ------
+        UnsupportedError
+            XRT: its runs tell their end, and it hands out no interrupts.
+        ArgumentRangeError
+            The AFU has no such vector.
+        """
+        from fpgahal._interrupt import Interrupt
+
+        return Interrupt(self._ready(), vector)
 
     def reset(self) -> None:
         """Stop what runs and bring the accelerator back to a known state; buffers stay.

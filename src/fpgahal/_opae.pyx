@@ -15,13 +15,16 @@ import ctypes
 import threading
 
 from fpgahal import _library, _opae_plugin
-from fpgahal._errors import ArgumentRangeError, DeviceLostError, FpgaError, LibraryError, opae_error
+from fpgahal._errors import (
+    ArgumentRangeError, DeviceLostError, FpgaError, LibraryError, UnsupportedError, opae_error,
+)
 from fpgahal._lock import ProgramLock
 
 cdef extern from "opae_abi.h":
     ctypedef void *fpga_properties
     ctypedef void *fpga_token
     ctypedef void *fpga_handle
+    ctypedef void *fpga_event_handle
     ctypedef int fpga_result
     ctypedef int fpga_objtype
     ctypedef struct fpga_version:
@@ -53,10 +56,16 @@ cdef extern from "opae_abi.h":
         fpga_result (*fpgaPrepareBuffer)(fpga_handle, uint64_t, void **, uint64_t *, int) noexcept nogil
         fpga_result (*fpgaReleaseBuffer)(fpga_handle, uint64_t) noexcept nogil
         fpga_result (*fpgaGetIOAddress)(fpga_handle, uint64_t, uint64_t *) noexcept nogil
+        fpga_result (*fpgaCreateEventHandle)(fpga_event_handle *) noexcept nogil
+        fpga_result (*fpgaDestroyEventHandle)(fpga_event_handle *) noexcept nogil
+        fpga_result (*fpgaRegisterEvent)(fpga_handle, int, fpga_event_handle, uint32_t) noexcept nogil
+        fpga_result (*fpgaUnregisterEvent)(fpga_handle, int, fpga_event_handle) noexcept nogil
+        fpga_result (*fpgaGetOSObjectFromEventHandle)(const fpga_event_handle, int *) noexcept nogil
         fpga_result (*fpgaReconfigureSlot)(fpga_handle, uint32_t, const uint8_t *, size_t, int) noexcept nogil
     const char *opae_abi_fill(void *library, opae_abi *table)
     enum: FPGA_OPEN_SHARED, FPGA_RECONF_FORCE
     enum: FPGA_DEVICE, FPGA_ACCELERATOR
+    enum: FPGA_EVENT_INTERRUPT
     enum: FPGA_NOT_FOUND, FPGA_NO_DRIVER
 
 # MMIO region 0 of a port: 256 KiB (libopae-c's own bound check is off by one, so ours must be right).
@@ -194,9 +203,11 @@ cdef class OpaeSession(PortSession):
     cdef Opae opae
     cdef fpga_handle port            # NULL while no AFU answers (a failed reconfiguration)
     cdef int flags
+    cdef dict events                 # vector -> (fpga_event_handle, eventfd)
 
     def __init__(self, info, shared):
         super().__init__(info)
+        self.events = {}
         self.opae = opae(info.emulated)
         self.flags = FPGA_OPEN_SHARED if shared else 0
         self.csr_bytes = MMIO_BYTES
@@ -220,8 +231,14 @@ cdef class OpaeSession(PortSession):
 
     cdef void close_port(self) noexcept:
         cdef fpga_handle port = self.port
+        cdef fpga_event_handle event
         self.port = NULL
         if port != NULL and not self.forked:
+            for handle, _ in self.events.values():
+                event = <fpga_event_handle><uintptr_t>handle
+                self.opae.abi.fpgaUnregisterEvent(port, FPGA_EVENT_INTERRUPT, event)
+                self.opae.abi.fpgaDestroyEventHandle(&event)
+            self.events.clear()
             with nogil:
                 self.opae.abi.fpgaClose(port)
 
@@ -332,6 +349,27 @@ cdef class OpaeSession(PortSession):
             raise
         self.open_port()
 
+    def interrupt(self, vector):
+        cdef fpga_event_handle event = NULL
+        cdef fpga_result result
+        cdef int fd = -1
+        self.ready()
+        if vector in self.events:
+            return self.events[vector][1]
+        if self.opae.abi.fpgaCreateEventHandle == NULL:
+            raise UnsupportedError(f"{self.opae.library.path} has no events.", hint="Install a newer libopae-c.")
+        result = self.opae.abi.fpgaCreateEventHandle(&event)
+        if result:
+            raise self.error(result, "fpgaCreateEventHandle")
+        result = self.opae.abi.fpgaRegisterEvent(self.port, FPGA_EVENT_INTERRUPT, event, vector)
+        if result == 0:
+            result = self.opae.abi.fpgaGetOSObjectFromEventHandle(event, &fd)
+        if result:
+            self.opae.abi.fpgaDestroyEventHandle(&event)
+            raise self.error(result, f"fpgaRegisterEvent of interrupt {vector}")
+        self.events[vector] = <uintptr_t>event, fd
+        return fd
+
     cdef int reset_port(self) except -1:
         cdef fpga_result result
         with nogil:
@@ -345,8 +383,7 @@ cdef class OpaeSession(PortSession):
             self.close_port()
 
     def __dealloc__(self):
-        if self.port != NULL and not self.forked:
-            self.opae.abi.fpgaClose(self.port)
+        self.close_port()
 
 
 def open_session(info, shared):

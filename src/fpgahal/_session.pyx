@@ -81,6 +81,13 @@ cdef class Session:
         """A KernelSession; KernelNotFoundError lists what there is."""
         raise NotImplementedError
 
+    def interrupt(self, vector):
+        """An eventfd that counts the interrupts of one of the AFU's vectors; it is the session's."""
+        raise UnsupportedError(
+            f"{self.info.address}: driver {self.info.driver} hands no interrupts to programs.",
+            hint="Wait for runs instead: run.wait(), or await run.",
+        )
+
     def reset(self):
         """Stop what runs; registers go back to their reset values; buffers stay."""
         raise NotImplementedError

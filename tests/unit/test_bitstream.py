@@ -283,7 +283,7 @@ def test_another_board_gives_another_id() -> None:
 
 
 def test_catalogue_refuses() -> None:
-    with pytest.raises(ArgumentRangeError, match="no accelerator 'nlb9'; for this board there are: hello, nlb0, nlb3"):
+    with pytest.raises(ArgumentRangeError, match=r"no accelerator 'nlb9'; for this board .*hello.* nlb0, nlb3"):
         build_image("nlb9", OPAE)
     with pytest.raises(IncompatibleBitstreamError, match="nlb0 is for OPAE boards, xilinx_u200"):
         build_image("nlb0", Board())
@@ -318,7 +318,7 @@ def test_catalogue_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("[accelerators.x]\nafu_id = 5", "afu_id = 5 is no UUID"),
         ("[accelerators.x]\nuuid = 'x'", "has the key 'uuid'"),
         ("[accelerators.x]\nkernels = 'vadd'", "should be a list"),
-        ("[accelerators.x]\nkernels = ['vsub']", "names the kernel 'vsub'; there are: passthrough, vadd"),
+        ("[accelerators.x]\nkernels = ['vsub']", "names the kernel 'vsub'; there are: .*passthrough, .*vadd"),
         ("[accelerators.x]\nkernels = ['vadd*0']", r"names the kernel 'vadd\*0'"),
         ("[kernels.x]", r"\[kernels.x\] should have arguments"),
         ("[kernels.x]\narguments = [{name='a'}]", "should have arguments = .*missing"),

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``fpgahal-bench``: what a board, real or emulated, can do.
 
-`calls` measures latencies, `dma` bandwidth by size, `nlb` prints nlb3's table and copies files through a board.
+`calls` measures latencies, `dma` bandwidth by size, `nlb` prints nlb3's table and copies files through a board,
+`image` sends a picture through an image kernel.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import fpgahal
 from fpgahal import Device
-from fpgahal.bench import calls, dma, nlb, plot, table
+from fpgahal.bench import calls, dma, image, nlb, plot, table
 from fpgahal.bench.boards import load
 from fpgahal.bench.report import Report, duration
 from fpgahal.cli.app import OK, Parser, common_options, run
@@ -22,9 +23,10 @@ from fpgahal.kernels import NLB0, NLB3
 from fpgahal.kernels.nlb import MODES
 
 EPILOG = """\
-all      everything below (default)
+all      everything below but image (default)
 latency  enumeration, verification, register access, kernel launch
-dma      bandwidth by size
+dma      bandwidth by size; on a PAC also of its own memory, through the DMA AFU
+image    a picture through the board, for --input, --output: --kernel sobel finds edges, affine turns it
 nlb      nlb3's table for --mode, --begin, --end; or, with --input and --output, copies a file through the board
 
 An emulated board is programmed as needed, a real one only with --program IMAGE.  Every line about an emulated
@@ -46,7 +48,7 @@ def build_parser() -> Parser:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=("all", "latency", "dma", "nlb"),
+        choices=("all", "latency", "dma", "nlb", "image"),
         default="all",
         help="what to measure (default: all)",
     )
@@ -55,13 +57,14 @@ def build_parser() -> Parser:
     parser.add_argument("--seconds", type=float, default=0.2, metavar="S", help="time for each figure (default 0.2)")
     parser.add_argument("--plot", metavar="FILE.png", help="draw bandwidth and latency (needs fpgahal[plot])")
     nlb.add_options(parser)
+    image.add_options(parser)
     return parser
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     args = build_parser().parse_args(argv)
-    args.run = nlb.nlb if args.what == "nlb" else measure
+    args.run = {"nlb": nlb.nlb, "image": image.image}.get(args.what, measure)
     return args
 
 
@@ -81,6 +84,7 @@ def measure(args: argparse.Namespace, out: Output) -> int:
         if args.what != "latency":
             report.line()
             found["dma"] = dma.bandwidths(dev, args.seconds / 4, report)
+            found["board_memory"] = dma.board_memory(dev, args.seconds / 4, report)
         if args.what == "all":
             found["nlb"] = nlb_tests(dev, args, report)
     if args.plot:

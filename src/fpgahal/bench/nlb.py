@@ -34,11 +34,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``nlb``."""
     group = parser.add_argument_group("nlb")
     group.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds for one run (default 10)")
-    group = parser.add_argument_group("nlb: copy a file through the board")
-    group.add_argument("--input", metavar="FILE", help="file to send, - for standard input")
-    group.add_argument("--output", metavar="COPY", help="what comes back, - for standard output")
+    group = parser.add_argument_group("nlb, image: a file through the board")
+    group.add_argument("--input", metavar="FILE", help="file to send; nlb: - for standard input")
+    group.add_argument("--output", metavar="COPY", help="what comes back; nlb: - for standard output")
     group.add_argument(
-        "--no-compare", dest="compare", action="store_false", help="do not compare what comes back with what was sent"
+        "--no-compare",
+        dest="compare",
+        action="store_false",
+        help="nlb: do not compare what comes back with what was sent",
     )
     group = parser.add_argument_group("nlb: the sweep of nlb3 (and nlb0)")
     group.add_argument("--mode", choices=MODE_NAMES, default="trput", help="default: trput")

@@ -121,6 +121,7 @@ class _Model(ctypes.Structure):  # struct emu_model
         ("kernel", ctypes.c_char_p),
         ("bytes", ctypes.c_void_p),
         ("execute", ctypes.c_void_p),
+        ("window", ctypes.c_void_p),
     )
 
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Host side of particular accelerators, on the public names of fpgahal only."""
 
+from fpgahal.kernels import image
 from fpgahal.kernels._open import find_image, open_kernel
-from fpgahal.kernels.nlb import NLB0, NLB3, NLBResult
+from fpgahal.kernels.dma import DMA
+from fpgahal.kernels.nlb import NLB0, NLB3, NLBCounters, NLBResult
 
-__all__ = ["NLB0", "NLB3", "NLBResult", "find_image", "open_kernel"]
+__all__ = ["DMA", "NLB0", "NLB3", "NLBCounters", "NLBResult", "find_image", "image", "open_kernel"]

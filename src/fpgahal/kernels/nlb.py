@@ -7,6 +7,7 @@ Registers and status line: OPAE's NLB sample AFU, as its tools ``nlb0`` and ``nl
 
 from __future__ import annotations
 
+import operator
 import struct
 import time
 import uuid
@@ -21,6 +22,7 @@ T = TypeVar("T", int, str)
 
 LINE = 64  #: bytes in a cache line
 MAX_LINES = 65535  #: most lines in one test: the limit of the vendor's tools
+MAX_GAP = 127  # lines between two requests: 7 bits (the vendor's nlb3 lets more wrap around)
 DEFAULT_HZ = 400_000_000  #: clock that nlb0 and nlb3 assume where STATUS2 does not tell
 
 # Byte offsets in the AFU's register space.  SRC, DST and CFG can be written only while CTL is OUT_OF_RESET.
@@ -92,6 +94,11 @@ class NLBResult:
         return self.clocks - self.start_overhead - (0 if self.continuous else self.end_overhead)
 
     @property
+    def seconds(self) -> float:
+        """How long that is."""
+        return self.ticks / self.frequency_hz
+
+    @property
     def read_gbps(self) -> float:
         """Read bandwidth, GB/s (10^9 bytes)."""
         return self._gbps(self.reads)
@@ -119,6 +126,24 @@ class NLBResult:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class NLBCounters:
+    """What the AFU counts while a test runs, in lines of 64 bytes.
+
+    Attributes
+    ----------
+    reads, writes : int
+        Lines read and written since the test began.
+    reads_pending, writes_pending : int
+        Requests under way.
+    """
+
+    reads: int
+    writes: int
+    reads_pending: int
+    writes_pending: int
+
+
 def error_names(errors: int) -> str:
     """Name the bits of an error vector."""
     names = [name for bit, name in ERROR_BITS.items() if errors & bit]
@@ -142,6 +167,12 @@ class _NLB:
     def frequency_hz(self) -> int:
         """The AFU's clock: what was passed, else what the AFU tells, else 400 MHz."""
         return self._frequency
+
+    @property
+    def counters(self) -> NLBCounters:
+        """How far the test is that runs in another thread, or how far the last one came."""
+        done, pending = self._csr.read64(STATUS0), self._csr.read64(STATUS1)
+        return NLBCounters(done >> 32, done & 0xFFFFFFFF, pending >> 32, pending & 0xFFFFFFFF)
 
     def close(self) -> None:
         """Free the status buffer.  Closing the device does it, too."""
@@ -210,13 +241,12 @@ class _NLB:
 
     def _timeout(self, lines: int, timeout: float) -> RunTimeoutError:
         """Stop the AFU, and say how far it came."""
-        done, pending = self._csr.read64(STATUS0), self._csr.read64(STATUS1)
+        seen = self.counters
         self._csr.write32(CTL, STOP)
         self._csr.write32(CTL, IN_RESET)
-        low = 0xFFFFFFFF
         return RunTimeoutError(
-            f"{self._address}: the NLB test of {lines} lines did not end in {timeout:g} s: {done >> 32} lines read and "
-            f"{done & low} written, {pending >> 32} reads and {pending & low} writes under way.",
+            f"{self._address}: the NLB test of {lines} lines did not end in {timeout:g} s: {seen.reads} lines read and "
+            f"{seen.writes} written, {seen.reads_pending} reads and {seen.writes_pending} writes under way.",
             hint="The test was stopped and is held in reset; dev.reset() resets the whole port.",
         )
 
@@ -320,7 +350,8 @@ class NLB3(_NLB):
         lines : int, optional
             1 to 65535, a multiple of `multi_cl`; what the smaller buffer holds if not given.
         stride : int
-            Distance of two requests, in requests; 1 to 64.
+            Distance of two requests, in requests; 1 to 64, and ``multi_cl * (stride - 1)`` at most 127: the AFU's
+            register has 7 bits.
         multi_cl : {1, 2, 4}
             Lines in a request.
         seconds : float, optional
@@ -349,6 +380,12 @@ class NLB3(_NLB):
         )
         if not 1 <= stride <= 64:
             raise ArgumentRangeError(f"stride is {stride}; it must be 1 to 64.")
+        if multi_cl * (stride - 1) > MAX_GAP:
+            raise ArgumentRangeError(
+                f"stride is {stride} with requests of {multi_cl} lines: a gap of {multi_cl * (stride - 1)} lines, and "
+                f"the AFU's register holds {MAX_GAP}.",
+                hint=f"With multi_cl={multi_cl} a stride of {MAX_GAP // multi_cl + 1} is the most.",
+            )
         if lines is None:
             lines = min(src.nbytes, dst.nbytes) // (LINE * stride) // multi_cl * multi_cl
         _check_lines(lines, src, dst, stride=stride, multi_cl=multi_cl)
@@ -363,6 +400,7 @@ def _choice(name: str, value: T, choices: dict[T, int]) -> int:
 
 def _check_lines(lines: int, src: Buffer, dst: Buffer, *, stride: int = 1, multi_cl: int = 1, offset: int = 0) -> None:
     """Check that a test takes that many lines, and that both buffers hold them."""
+    lines = operator.index(lines)
     if not 1 <= lines <= MAX_LINES:
         raise ArgumentRangeError(
             f"{lines} cache lines asked for; one test takes 1 to {MAX_LINES}.",
