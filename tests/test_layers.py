@@ -17,6 +17,7 @@ PLUGIN = ROOT / "src" / "pytest_fpgahal" / "__init__.py"
 LAYERS = {
     "_session": 1,
     "_wait": 1,
+    "_use": 1,
     "_register_kernel": 2,
     "_port": 2,
     "_opae": 2,

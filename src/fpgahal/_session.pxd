@@ -48,7 +48,11 @@ cdef class Session:
     cdef uint64_t csr_bytes              # size of the device-wide register space; 0: there is none
     cdef void *job                       # the run that has the AFU behind those registers (see RegisterKernel)
     cdef int resetting                   # threads that reset: no run may start or end
+    cdef int users                       # calls of the vendor's without the GIL, now: close() waits for them
 
+    cdef int enter(self) except -1 nogil                                     # check(), and count a call
+    cdef void leave(self) noexcept nogil
+    cdef void await_users(self) noexcept
     cdef int check(self) except -1 nogil                                     # open, and this process's
     cdef bint lost(self) noexcept nogil                                      # it dropped off the bus
     cdef int csr_read32(self, uint64_t offset, uint32_t *value) except -1 nogil

@@ -4,6 +4,8 @@
 
 A driver subclasses both in one file.  See ``_session.pxd`` for the verbs that must be fast.
 """
+from fpgahal._use cimport begin_use, breathe, end_use, in_use
+
 import atexit
 import os
 import weakref
@@ -23,6 +25,21 @@ cdef class Session:
             with gil:
                 refuse(self)
         return 0
+
+    cdef int enter(self) except -1 nogil:
+        begin_use(&self.users)
+        if self.closed:
+            end_use(&self.users)
+            self.check()
+        return 0
+
+    cdef void leave(self) noexcept nogil:
+        end_use(&self.users)
+
+    cdef void await_users(self) noexcept:
+        with nogil:
+            while in_use(&self.users) and not self.forked:
+                breathe()
 
     cdef bint lost(self) noexcept nogil:
         return False

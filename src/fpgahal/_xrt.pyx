@@ -17,9 +17,10 @@ from fpgahal._session cimport (
 )
 from fpgahal._xrt_library cimport (
     ERT_CMD_STATE_ABORT, ERT_CMD_STATE_COMPLETED, ERT_CMD_STATE_TIMEOUT, XCL_BO_SYNC_BO_FROM_DEVICE,
-    XCL_BO_SYNC_BO_TO_DEVICE, PyGILState_Check, Xrt, begin_use, breathe, end_use, in_use, set_errno, xrt,
-    xrtBufferHandle, xrtDeviceHandle, xrtKernelHandle, xrtRunHandle,
+    XCL_BO_SYNC_BO_TO_DEVICE, PyGILState_Check, Xrt, set_errno, xrt, xrtBufferHandle, xrtDeviceHandle,
+    xrtKernelHandle, xrtRunHandle,
 )
+from fpgahal._use cimport begin_use, breathe, end_use, in_use
 
 import uuid
 
@@ -43,7 +44,6 @@ cdef class XrtSession(Session):
     cdef object bitstream            # the image that this process has loaded
     cdef object lock                 # XRT itself shares every device: exclusive opens are ours
     cdef bint loading                # the vendor's call that programs the board has not returned
-    cdef int users                   # calls that use the device, its runs and buffers now
     cdef bint barred                 # new ones wait
     cdef bint scheduled              # XRT has a scheduler for this device
     cdef set runs, kernels_, buffers  # handles: 2.13 ends the process if one is closed after its device
@@ -99,14 +99,6 @@ cdef class XrtSession(Session):
             other.barred = shut
         for other in list(self.xrt.sessions) if shut else ():
             other.await_users()
-
-    cdef void leave(self) noexcept nogil:
-        end_use(&self.users)
-
-    cdef void await_users(self) noexcept:
-        with nogil:
-            while in_use(&self.users) and not self.forked:
-                breathe()
 
     # --- memory ----------------------------------------------------------------------------------------------
     cdef int memory_allocate(self, size_t size, int bank, memory *out) except -1:

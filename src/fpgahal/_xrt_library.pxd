@@ -44,12 +44,7 @@ cdef extern from "xrt_guard.h":
 cdef extern from *:
     """
     #include <errno.h>
-    #include <time.h>
     static inline void set_errno(int value) { errno = value; }
-    /* A count of calls in progress.  Who closes says so first, then looks here; who begins looks the other way. */
-    static inline void begin_use(int *users) { __atomic_fetch_add(users, 1, __ATOMIC_SEQ_CST); }
-    static inline void end_use(int *users) { __atomic_fetch_sub(users, 1, __ATOMIC_RELEASE); }
-    static inline int in_use(int *users) { return __atomic_fetch_add(users, 0, __ATOMIC_SEQ_CST); }
     #include <stdio.h>
     #include <stdlib.h>
     #include <unistd.h>
@@ -59,13 +54,8 @@ cdef extern from *:
     #else
     static inline void skip_exit_handlers(void) { }
     #endif
-    static inline void breathe(void) { nanosleep(&(struct timespec){ 0, 200000 }, NULL); }
     """
     void set_errno(int value) noexcept nogil
-    void begin_use(int *users) noexcept nogil
-    void end_use(int *users) noexcept nogil
-    int in_use(int *users) noexcept nogil
-    void breathe() noexcept nogil
     void skip_exit_handlers() noexcept
 
 
@@ -75,7 +65,6 @@ cdef class Xrt:
     cdef int (*attach)(const char *) noexcept nogil  # emulated: which rack
     cdef object lock                                 # 2.13 reads its device and scheduler maps unlocked
     cdef object sessions                             # open devices, weakly
-    cdef bint threads                                # it has threads of its own, which no fork copies
     cdef int log                                     # a file in memory to which XRT writes its error texts
     cdef object log_lock
     cdef Py_ssize_t log_read

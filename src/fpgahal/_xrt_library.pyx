@@ -3,6 +3,8 @@
 """Find libxrt_coreutil, make sure that it has a driver, and catch the texts of its errors."""
 from libc.errno cimport errno
 
+from fpgahal._use cimport breathe, in_use
+
 import ctypes
 import os
 import threading
@@ -33,8 +35,9 @@ cdef class Xrt:
             self.library = _library.load(
                 "FPGAHAL_XRT_LIBRARY", ("libxrt_coreutil.so.2",), ("/opt/xilinx/xrt/lib", "/opt/amd/xrt/lib"),
                 install="Install XRT (Debian: apt install libxrt1)")
+        if not stand_in:
+            os.register_at_fork(after_in_child=_leave_at_once)
         self.fill()
-        self.threads = not stand_in
         if stand_in:
             self.use_emulator(self.library.handle)
         elif emulated:
@@ -195,15 +198,9 @@ cdef Xrt xrt(bint emulated):
     return loaded(emulated)
 
 
-def _after_fork_in_child():
+def _leave_at_once():
     # 2.13 waits in its exit handlers for threads that only the parent has: a child that ends with exit() would hang.
-    cdef Xrt found
-    for found in _loaded.values():
-        if found.threads:
-            skip_exit_handlers()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+    skip_exit_handlers()
 
 
 def library(emulated=False):
