@@ -43,4 +43,11 @@ static int execute(struct emu_call *c)
     return 0;
 }
 
-const struct emu_model emu_model_vadd = { .name = "vadd", .kernel = "vadd", .bytes = bytes, .execute = execute };
+extern const struct emu_model emu_model_vadd;
+const struct emu_model emu_model_vadd = {
+    .name = "vadd",
+    .afu_id = { 0x6b, 0x33, 0xdc, 0x51, 0x1e, 0xad, 0x5d, 0x64, 0x97, 0xfb, 0x48, 0xd0, 0x00, 0xd2, 0x67, 0x3d },
+    .kernel = "vadd",
+    .bytes = bytes,
+    .execute = execute,
+};
