@@ -102,12 +102,12 @@ class _Reader:
             raw = self.take(self.count() * form.itemsize)
             return np.frombuffer(raw, form).astype(form.newbyteorder("="))
         if kind == "#":
-            return [self.value(self.marker(), depth) for _ in range(self.count())]
+            return _array([self.value(self.marker(), depth) for _ in range(self.count())])
         found = []
         while kind != "]":
             found.append(self.value(kind, depth))
             kind = self.marker()
-        return found
+        return _array(found)
 
     def object(self, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -118,6 +118,16 @@ class _Reader:
             found[key] = self.value(self.marker(), depth)
         self.at += 1
         return found
+
+
+def _array(items: list[Any]) -> Any:
+    """Numbers, each of which had its type before it, as an array."""
+    kinds = set(map(type, items))
+    if kinds == {int}:
+        return np.array(items, np.int64)
+    if kinds == {float}:
+        return np.array(items, np.float32)
+    return np.array(items, np.uint8) if kinds == {bool} else items
 
 
 __all__ = ["loads"]
