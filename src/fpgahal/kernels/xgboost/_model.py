@@ -16,7 +16,8 @@ import numpy.typing as npt
 from fpgahal import ArgumentRangeError, ClosedError, Device, UnsupportedError
 from fpgahal.kernels.xgboost import _numbers
 from fpgahal.kernels.xgboost._board import CONTINUE, LEAVES, Board
-from fpgahal.kernels.xgboost._forest import Floats, Forest, read
+from fpgahal.kernels.xgboost._forest import Forest, read
+from fpgahal.kernels.xgboost._objective import Floats
 from fpgahal.kernels.xgboost._pack import pack
 from fpgahal.kernels.xgboost._rows import Rows
 
@@ -43,7 +44,9 @@ class Model:
         What early stopping found.
     """
 
-    def __init__(self, devices: Sequence[Device], forest: Forest, *, missing: float = math.nan, image: Any = None) -> None:
+    def __init__(
+        self, devices: Sequence[Device], forest: Forest, *, missing: float = math.nan, image: Any = None
+    ) -> None:
         if not devices:
             raise ArgumentRangeError("A model needs a device; the list is empty.")
         self.forest = forest
@@ -191,9 +194,9 @@ class Model:
         last = len(self._rounds) - 1
         if end == 0:
             end = last
-        if not 0 <= begin <= end <= last or (begin == end and last):
+        if not 0 <= begin <= end <= last:
             raise ArgumentRangeError(
-                f"iteration_range={tuple(rounds)}: the model has {last} rounds; expected 0 <= begin < end <= {last}, "
+                f"iteration_range={tuple(rounds)}: the model has {last} rounds; expected 0 <= begin <= end <= {last}, "
                 "or end 0 for all."
             )
         return self._rounds[begin], self._rounds[end]
