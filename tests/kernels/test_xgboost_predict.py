@@ -183,3 +183,9 @@ def test_cores_and_several_boards() -> None:
         finally:
             for dev in opened:
                 dev.close()
+
+
+def test_cores_are_checked() -> None:
+    for wrong in (0, -1, 1.5, 1000):
+        with pytest.raises(emu.SpecError, match="cores"):
+            emu.rack("u250", cores=wrong)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from fpgahal import Buffer, Device, Kernel, Run
 from fpgahal.kernels import open_kernel
 from fpgahal.kernels.xgboost import _numbers
-from fpgahal.kernels.xgboost._contract import CONTINUE, LEAVES, PREDICT
+from fpgahal.kernels.xgboost._contract import PREDICT
 from fpgahal.kernels.xgboost._forest import Forest
 from fpgahal.kernels.xgboost._objective import Floats
 from fpgahal.kernels.xgboost._pack import Packed
@@ -42,6 +42,8 @@ class Board:
     ----------
     rows : int
         That a slot holds.
+    words : int
+        Results that a slot holds: margins, or leaves.
     """
 
     def __init__(self, dev: Device, forest: Forest, packed: Packed, image: Any = None) -> None:
@@ -52,6 +54,7 @@ class Board:
         self._banks = [arg.banks[0] if arg.banks else None for arg in self.kernel.info.args]
         width = 4 * max(1, forest.n_features, forest.n_outputs)
         self.rows = max(LEAST_ROWS, min(MOST_ROWS, SLOT_BYTES // width))
+        self.words = max(self.rows * forest.n_outputs, forest.n_trees)
         self.nodes = self._resident(2, packed.nodes)
         self.trees = self._resident(3, packed.trees)
         self.base = self._resident(4, forest.base_margin)
@@ -97,7 +100,7 @@ class Slot:
         forest = board.forest
         self.board = board
         self.x = board.allocate(0, board.rows * max(1, forest.n_features))
-        self.y = board.allocate(1, max(board.rows * forest.n_outputs, forest.n_trees))
+        self.y = board.allocate(1, board.words)
 
     def upload(self, rows: Rows, first: int, count: int, missing: float, margins: Floats | None = None) -> None:
         """Bring rows ``[first, first + count)`` to the board; with `margins`, where their sums begin.
@@ -157,4 +160,4 @@ class Slot:
         self.y.close()
 
 
-__all__ = ["CONTINUE", "LEAVES", "Board", "Slot"]
+__all__ = ["Board", "Slot"]
