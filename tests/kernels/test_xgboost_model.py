@@ -6,6 +6,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -381,6 +383,27 @@ def test_a_run_can_be_stopped() -> None:
         assert "aborted" in str(failed[0])
         assert np.array_equal(model.predict(x[:3]), np.full(3, model.predict(x[:1])[0]))
         model.close()
+
+
+@pytest.mark.parametrize("spec", ["u250", "pac-a10", "u250:2"])
+def test_ctrl_c(spec: str) -> None:
+    leaf = Split(0, 0.5, True, Leaf(1.0), Leaf(2.0))
+    made = document([leaf] * 2000, 1)
+    x = np.zeros((4_000_000, 1), np.float32)
+    with emu.rack(spec):
+        devices = [fpgahal.open(info) for info in fpgahal.devices()]
+        model = boards.load(devices, dumps(made).encode())
+        want = model.predict(x[:3])
+        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+        begin = time.monotonic()
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            model.predict(x)
+        assert time.monotonic() - begin < 2
+        assert np.array_equal(model.predict(x[:3]), want)
+        model.close()
+        for dev in devices:
+            dev.close()
 
 
 def test_json_of_these_tests_is_what_xgboost_reads() -> None:

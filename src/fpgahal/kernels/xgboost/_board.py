@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fpgahal import Buffer, Device, Kernel, Run
+from fpgahal import Buffer, Device, Kernel, Run, RunError, RunTimeoutError
 from fpgahal.kernels import open_kernel
 from fpgahal.kernels.xgboost import _numbers
 from fpgahal.kernels.xgboost._contract import PREDICT
@@ -25,6 +25,7 @@ from fpgahal.kernels.xgboost._rows import Rows
 SLOT_BYTES = 2 << 20  #: of the rows that a slot holds, about: more would not stay in the host's caches
 MOST_ROWS = 1 << 16
 LEAST_ROWS = 64
+PATIENCE = 10.0  # seconds: a run is a slot's rows, some milliseconds
 
 
 class Board:
@@ -59,6 +60,7 @@ class Board:
         self.trees = self._resident(3, packed.trees)
         self.base = self._resident(4, forest.base_margin)
         self._free: list[Slot] = []  # append and pop are atomic
+        self.left: Run | None = None
         self.turn = threading.Lock()  # an AFU runs one job at a time; a slot waits for its turn only to run
 
     def _resident(self, argument: int, data: npt.NDArray[Any]) -> Buffer:
@@ -81,6 +83,22 @@ class Board:
     def allocate(self, argument: int, floats: int) -> Buffer:
         """A buffer for an argument of the kernel."""
         return self.dev.allocate(floats, "float32", bank=self._banks[argument])
+
+    def settle(self, left: Run) -> None:
+        """Wait for the run of a call that was interrupted.
+
+        Raises
+        ------
+        RunTimeoutError
+            It does not end.
+        """
+        try:
+            left.wait(PATIENCE)
+        except RunTimeoutError:
+            raise
+        except RunError:  # nobody waits for its result
+            pass
+        self.left = None
 
     def close(self) -> None:
         """Give the kernel and the memory back."""
@@ -139,8 +157,16 @@ class Slot:
 
     def run(self, count: int, begin: int, end: int, flags: int = 0) -> None:
         """Start it, and wait for the end."""
-        with self.board.turn:
-            self.start(count, begin, end, flags).wait()
+        board = self.board
+        with board.turn:
+            if board.left is not None:
+                board.settle(board.left)
+            run = self.start(count, begin, end, flags)
+            try:
+                run.wait()
+            except BaseException:  # Ctrl-C
+                board.left = None if run.done else run
+                raise
 
     def finish(self, out: Floats, first: int, count: int, transform: int) -> None:
         """Bring the results to ``out[first:first+count]``, turned into predictions."""
