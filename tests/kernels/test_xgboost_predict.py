@@ -141,7 +141,7 @@ def models(draw: st.DrawFn) -> tuple[dict, np.ndarray]:
     return document(roots, n_features, classes, base, objective), np.array(x, np.float32)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(models())
 def test_any_model(devices: list[fpgahal.Device], drawn: tuple[dict, np.ndarray]) -> None:
     made, x = drawn
