@@ -175,14 +175,12 @@ def test_names(dev: fpgahal.Device) -> None:
 # --- numbers --------------------------------------------------------------------------------------------------
 
 
-@given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(-1, 1), st.integers(1, 60))
+@given(st.floats(-(2.0**126), 2.0**126, width=32), st.integers(-1, 1), st.integers(1, 60))
 def test_decimals_become_the_nearest_float32(value: float, side: int, digits: int) -> None:
     """Between two float32, and a little to either side of the middle: by way of a float64 it would be wrong."""
     from fractions import Fraction
 
     low, high = np.float32(value), np.nextafter(np.float32(value), np.float32(np.inf))
-    if not np.isfinite(high):
-        return
     middle = (Fraction(float(low)) + Fraction(float(high))) / 2
     exact = middle + side * (Fraction(float(high)) - Fraction(float(low))) / 10**digits / 3
     scaled = exact * 10**240
