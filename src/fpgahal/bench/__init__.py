@@ -2,7 +2,7 @@
 """The command ``fpgahal-bench``: what a board, real or emulated, can do.
 
 `calls` measures latencies, `dma` bandwidth by size, `nlb` prints nlb3's table and copies files through a board,
-`image` sends a picture through an image kernel.
+`image` sends a picture through an image kernel, `xgboost` compares predictions with engines on the CPU.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import fpgahal
 from fpgahal import Device
-from fpgahal.bench import calls, dma, image, nlb, plot, table
+from fpgahal.bench import calls, dma, image, nlb, plot, table, xgboost
 from fpgahal.bench.boards import load
 from fpgahal.bench.report import Report, duration
 from fpgahal.cli.app import OK, Parser, common_options, run
@@ -23,11 +23,12 @@ from fpgahal.kernels import NLB0, NLB3
 from fpgahal.kernels.nlb import MODES
 
 EPILOG = """\
-all      everything below but image (default)
+all      latency, dma and nlb (default)
 latency  enumeration, verification, register access, kernel launch
 dma      bandwidth by size; on a PAC also of its own memory, through the DMA AFU
 image    a picture through the board, for --input, --output: --kernel sobel finds edges, affine turns it
 nlb      nlb3's table for --mode, --begin, --end; or, with --input and --output, copies a file through the board
+xgboost  predictions of a model on the board against engines on the CPU, one thread each
 
 An emulated board is programmed as needed, a real one only with --program IMAGE.  Every line about an emulated
 board says EMULATED: its figures are those of this computer's memory, not of a card."""
@@ -48,7 +49,7 @@ def build_parser() -> Parser:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=("all", "latency", "dma", "nlb", "image"),
+        choices=("all", "latency", "dma", "nlb", "image", "xgboost"),
         default="all",
         help="what to measure (default: all)",
     )
@@ -58,13 +59,14 @@ def build_parser() -> Parser:
     parser.add_argument("--plot", metavar="FILE.png", help="draw bandwidth and latency (needs fpgahal[plot])")
     nlb.add_options(parser)
     image.add_options(parser)
+    xgboost.add_options(parser)
     return parser
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     args = build_parser().parse_args(argv)
-    args.run = {"nlb": nlb.nlb, "image": image.image}.get(args.what, measure)
+    args.run = {"nlb": nlb.nlb, "image": image.image, "xgboost": xgboost.measure}.get(args.what, measure)
     return args
 
 
