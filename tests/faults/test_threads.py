@@ -179,7 +179,7 @@ box = [loaded()]
 def renew(number):
     time.sleep(0.02)
     old, box[0] = box[0], None
-    while not old.closed:
+    while old is not None and not old.closed:  # None: a view that came late put off the last close
         try:
             old.close()
         except (fpgahal.DeviceBusyError, fpgahal.BufferInUseError) as error:  # others are still using it
