@@ -243,6 +243,30 @@ for how in ("reset", "close"):
 
 
 @each_binding
+def test_a_device_closed_while_a_failed_batch_settles(name: str) -> None:
+    """Runs that time out are waited for a little longer; each goes back once, whatever happens meanwhile."""
+    with emu.rack(EMULATED[name][0]) as rack:
+        rack.fault(0, "hang")
+        run("""
+dev = loaded()
+k, args = kernel(dev), arguments(dev)
+seen = []
+def several():
+    try:
+        k.map([args] * 4, timeout=0.2)
+    except fpgahal.FpgaError as error:
+        seen.append(type(error).__name__)
+thread = threading.Thread(target=several)
+thread.start()
+time.sleep(0.6)
+dev._session.close()
+thread.join(20)
+assert seen == ["RunTimeoutError"], seen
+k.close()
+""")
+
+
+@each_binding
 def test_one_run_watched_by_many(name: str) -> None:
     in_a_process(
         name,
