@@ -245,7 +245,7 @@ def test_a_library_that_ends_the_process_outside_of_checks(
 
 @pytest.mark.parametrize("driver", ["opae"], indirect=True)
 def test_a_board_that_vanishes(rack: emu.Rack, images: list[Path]) -> None:
-    with in_a_hang(rack, *destructive(images), "--timeout", 8) as (process, _):
+    with in_a_hang(rack, *destructive(images), "--timeout", 4) as (process, _):
         rack.fault(0, "vanish")
         document = json.loads(process.communicate(timeout=100)[0])
         assert process.returncode == 1
