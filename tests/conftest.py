@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests/targets.py, tests/unit/trees.py
 
-from targets import ONLY, Target, is_for, names, open_target
+from targets import EMULATED, ONLY, STAND_INS, Target, is_for, names, open_target
 
 import fpgahal
 
@@ -43,6 +43,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if out:
         items[:] = [item for item in items if wanted(item)]
         config.hook.pytest_deselected(items=out)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each target of the conformance suite, also for those that had a process of their own."""
+    if EMULATED is not STAND_INS or os.environ.get(ONLY):
+        return  # this is such a process
+    lines = []
+    for name in STAND_INS:
+        counts = {
+            outcome: sum("/conformance/" in one.nodeid and f"[{name}" in one.nodeid for one in reports)
+            for outcome, reports in terminalreporter.stats.items()
+            if outcome in ("passed", "failed", "error", "skipped")
+        }
+        lines.append((name, ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)))
+    for report in terminalreporter.stats.get("passed", []):
+        lines += [(key.partition(":")[2], value) for key, value in report.user_properties if key.startswith("target:")]
+    if any(counts for _, counts in lines):
+        terminalreporter.section("conformance, by target")
+    for name, counts in lines:
+        if counts:
+            terminalreporter.write_line(f"{name}: {counts}")
 
 
 @pytest.fixture

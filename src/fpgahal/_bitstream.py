@@ -167,10 +167,11 @@ class Bitstream:
                 "Build it with `v++ --target hw`.",
             )
         shells = f"The image names platform {self.platform or '(none)'}, the slot has {info.platform or '(none)'}."
-        stamped = bool(self.timestamp and info.timestamp)
+        stamped = bool(self.timestamp)  # the driver compares it with the board's if the image has one
         if stamped and self.timestamp != info.timestamp:
+            found = f"{info.timestamp:#x}" if info.timestamp else "none that can be read"
             raise self._incompatible(
-                f"was built for the shell with time stamp {self.timestamp:#x}, {slot} has {info.timestamp:#x}", shells
+                f"was built for the shell with time stamp {self.timestamp:#x}, {slot} has {found}", shells
             )
         # A one-stage XRT shell has no interface id, and its images have none: the time stamp must do.
         if self.interface_id == info.interface_id or (self.interface_id is None and stamped):

@@ -202,6 +202,7 @@ cdef class Buffer:
                 slice_end = now + 0.05
                 if limit >= 0 and begin + limit < slice_end:
                     slice_end = begin + limit
+                self.session.enter()  # nor with its device
                 with nogil:
                     while True:
                         seen = word[0]
@@ -211,6 +212,7 @@ cdef class Buffer:
                         now = seconds_now()
                         if now >= slice_end:
                             break
+                    self.session.leave()
                 if seen & mask == value:
                     return seen
                 if limit >= 0 and now - begin >= limit:
@@ -219,7 +221,6 @@ cdef class Buffer:
                         f"{value:#x} in {limit:g} s (last value {seen:#x}).",
                         hint="Is the accelerator running?  dev.reset() brings it back to a known state.")
                 PyErr_CheckSignals()
-                self.session.check()
         finally:
             self.runs -= 1
 

@@ -120,21 +120,25 @@ cdef class Csr:
             slice_end = now + SLICE
             if limit >= 0 and start + limit < slice_end:
                 slice_end = start + limit
-            with nogil:
-                while True:
-                    self.session.check()
-                    if width == 64:
-                        self.session.csr_read64(at, &seen)
-                    else:
-                        self.session.csr_read32(at, &half)
-                        seen = half
-                    match = seen & bits == wanted
-                    if match:
-                        break
-                    round = backoff(round)
-                    now = seconds_now()
-                    if now >= slice_end:
-                        break
+            self.session.enter()
+            try:
+                with nogil:
+                    while True:
+                        self.session.check()
+                        if width == 64:
+                            self.session.csr_read64(at, &seen)
+                        else:
+                            self.session.csr_read32(at, &half)
+                            seen = half
+                        match = seen & bits == wanted
+                        if match:
+                            break
+                        round = backoff(round)
+                        now = seconds_now()
+                        if now >= slice_end:
+                            break
+            finally:
+                self.session.leave()
             if match:
                 return seen
             if limit >= 0 and now - start >= limit:

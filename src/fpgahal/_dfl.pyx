@@ -24,6 +24,7 @@ from fpgahal._dfl_abi cimport (
 )
 from fpgahal._port cimport PortSession
 from fpgahal._session cimport memory
+from fpgahal._use cimport begin_use, end_use
 
 import os
 import resource
@@ -154,19 +155,24 @@ cdef class DflSession(PortSession):
 
     cdef void close_port(self) noexcept:
         # Registers first: while they are mapped, the driver takes the port for open.
+        cdef int port = self.fd
         self.detach_registers()
+        self.fd = -1
+        if port >= 0 and not self.forked:
+            self.await_users()  # the number may be another file's as soon as it is closed
         for fd in self.events.values():
             close_fd(fd)
         self.events.clear()
-        if self.fd >= 0:
-            close_fd(self.fd)
-        self.fd = -1
+        if port >= 0:
+            close_fd(port)
 
     cdef int call(self, unsigned long request, void *argument, what) except -1:
         cdef int failed = 0
+        begin_use(&self.users)
         with nogil:
             if ioctl(self.fd, request, argument) != 0:
                 failed = errno
+            end_use(&self.users)
         if failed:
             raise self.error(failed, what)
         return 0
@@ -244,9 +250,11 @@ cdef class DflSession(PortSession):
         memset(&request, 0, sizeof(request))
         request.argsz, request.user_addr = sizeof(request), <uintptr_t>out.host
         request.length = max((size + SMALL - 1) & ~(SMALL - 1), SMALL)
+        begin_use(&self.users)
         with nogil:
             if ioctl(self.fd, OLD_PORT_DMA_MAP if self.old else DFL_PORT_DMA_MAP, &request) != 0:
                 failed = errno
+            end_use(&self.users)
         if failed:
             munmap(out.host, length)
             out.host = NULL
@@ -281,11 +289,13 @@ cdef class DflSession(PortSession):
     cdef int memory_free(self, memory *m) noexcept nogil:
         cdef dfl_dma_unmap request
         cdef int failed = 0
+        begin_use(&self.users)
         if self.fd >= 0 and not self.forked:  # a closed port has dropped its mappings already
             memset(&request, 0, sizeof(request))
             request.argsz, request.iova = sizeof(request), m.handle
             if ioctl(self.fd, OLD_PORT_DMA_UNMAP if self.old else DFL_PORT_DMA_UNMAP, &request) != 0:
                 failed = errno
+        end_use(&self.users)
         munmap(m.host, <size_t>1 << page_shift(m.size))  # what the driver still has pinned stays pinned
         return failed
 
@@ -391,12 +401,6 @@ cdef class DflSession(PortSession):
             raise
         self.events[vector] = fd
         return fd
-
-    def close(self):
-        if not self.closed:
-            self.closed = True
-            self.epoch += 1
-            self.close_port()
 
     def __dealloc__(self):
         if not self.forked:  # the child never had the registers mapped, and has closed its files

@@ -215,13 +215,13 @@ cdef class Kernel:
                                 break
                             finished += 1
                 except BaseException:
-                    self.settle(runs, depth, finished, started, items, 0.05)  # perhaps Ctrl-C: be quick
                     opened = 0
+                    self.settle(runs, depth, finished, started, items, 0.05)  # perhaps Ctrl-C: be quick
                     raise
                 if state != RUN_COMPLETED:
                     error = self.outcome(state, limit, f"batch {first + finished} of {self.name}")
-                    self.settle(runs, depth, finished, started, items, 1.0)
                     opened = 0
+                    self.settle(runs, depth, finished, started, items, 1.0)
                     raise error
             finally:
                 self.in_flight -= 1
@@ -238,25 +238,29 @@ cdef class Kernel:
         """After an error: give back what has ended, keep the rest (and its buffers) until it ends."""
         cdef int at, state
         cdef double end = seconds_now() + patience
-        cdef Py_ssize_t i
-        cdef Run run
-        busy = {}
-        for i in range(finished, started):
-            busy[i % depth] = items[i]
+        busy = {i % depth: items[i] for i in range(finished, started)}
         for at in range(depth):
             state = RUN_ABORTED
             if at in busy and not self.session.session.closed:
-                with nogil:
-                    state = self.session.run_wait(runs[at], max(0.0, end - seconds_now()))
+                try:
+                    with nogil:
+                        state = self.session.run_wait(runs[at], max(0.0, end - seconds_now()))
+                except FpgaError:  # the device is closed or gone meanwhile, and the run with it
+                    pass
             if state == RUN_RUNNING:
-                run = Run.__new__(Run)
-                run.kernel, run.handle, run.args = self, runs[at], busy[at]
-                self.signature.hold(run.args)
-                run.link()
-                self.orphans.append(run)
-                abandoned.add(self)
+                self.signature.hold(busy[at])
+                self.adopt(runs[at], busy[at])
             else:
                 self.give(runs[at])
+        return 0
+
+    cdef int adopt(self, void *handle, tuple args) except -1:
+        """Keep a run that nobody will wait for: the hardware still uses its buffers."""
+        cdef Run run = Run.__new__(Run)
+        run.kernel, run.handle, run.args = self, handle, args
+        run.link()
+        self.orphans.append(run)
+        abandoned.add(self)
         return 0
 
     # --- runs that can be used again ----------------------------------------------------------------------------
@@ -495,20 +499,14 @@ cdef class Run:
         self.wait_longer(SLICE)
 
     def __dealloc__(self):
-        cdef Run other
         if self.handle == NULL or self.kernel is None:
             return
         try:
             if self.args is None:  # it was never started
                 self.kernel.give(self.handle)
             elif self.look() == RUN_RUNNING:
-                # Nobody will wait for it, but the hardware still uses its buffers: hand it over.
                 self.unlink()
-                other = Run.__new__(Run)
-                other.kernel, other.handle, other.args = self.kernel, self.handle, self.args
-                other.link()
-                self.kernel.orphans.append(other)
-                abandoned.add(self.kernel)
+                self.kernel.adopt(self.handle, self.args)
         except Exception:
             pass  # a destructor has nobody to tell
 

@@ -10,6 +10,7 @@ from libc.string cimport memset
 
 from fpgahal._port cimport PortSession
 from fpgahal._session cimport memory
+from fpgahal._use cimport begin_use, end_use
 
 import ctypes
 import threading
@@ -230,10 +231,12 @@ cdef class OpaeSession(PortSession):
         return 0
 
     cdef void close_port(self) noexcept:
+        # Who keeps the GIL during its call can't be in one now; who lets it go is counted: the vendor frees the handle.
         cdef fpga_handle port = self.port
         cdef fpga_event_handle event
         self.port = NULL
         if port != NULL and not self.forked:
+            self.await_users()
             for handle, _ in self.events.values():
                 event = <fpga_event_handle><uintptr_t>handle
                 self.opae.abi.fpgaUnregisterEvent(port, FPGA_EVENT_INTERRUPT, event)
@@ -258,9 +261,10 @@ cdef class OpaeSession(PortSession):
     cdef bint lost(self) noexcept nogil:
         """Whether the card dropped off the bus: the driver says so, or every bit reads as one."""
         cdef uint64_t value = 0
-        if self.port == NULL:
+        cdef fpga_handle port = self.port
+        if port == NULL:
             return False
-        cdef fpga_result result = self.opae.abi.fpgaReadMMIO64(self.port, 0, AFU_ID_L, &value)
+        cdef fpga_result result = self.opae.abi.fpgaReadMMIO64(port, 0, AFU_ID_L, &value)
         return result == FPGA_NOT_FOUND or result == FPGA_NO_DRIVER or (result == 0 and value == ALL_ONES)
 
     cdef int fail(self, fpga_result result, const char *what) except -1 nogil:
@@ -271,57 +275,71 @@ cdef class OpaeSession(PortSession):
         self.check()  # perhaps another thread has closed it meanwhile
         return self.opae.error(result, what, self.info)
 
-    # --- registers: the GIL is kept, a read takes about as long as releasing it would -----------------------
+    # --- registers: the GIL is kept, a read takes about as long as releasing it would; who polls enter()s ----
     cdef int csr_read64(self, uint64_t offset, uint64_t *value) except -1 nogil:
-        if self.port == NULL:
+        cdef fpga_handle port = self.port
+        if port == NULL:
             self.ready()
-        cdef fpga_result result = self.opae.abi.fpgaReadMMIO64(self.port, 0, offset, value)
+        cdef fpga_result result = self.opae.abi.fpgaReadMMIO64(port, 0, offset, value)
         return 0 if result == 0 else self.fail(result, b"fpgaReadMMIO64")
 
     cdef int csr_read32(self, uint64_t offset, uint32_t *value) except -1 nogil:
-        if self.port == NULL:
+        cdef fpga_handle port = self.port
+        if port == NULL:
             self.ready()
-        cdef fpga_result result = self.opae.abi.fpgaReadMMIO32(self.port, 0, offset, value)
+        cdef fpga_result result = self.opae.abi.fpgaReadMMIO32(port, 0, offset, value)
         return 0 if result == 0 else self.fail(result, b"fpgaReadMMIO32")
 
     cdef int csr_write64(self, uint64_t offset, uint64_t value) except -1 nogil:
-        if self.port == NULL:
+        cdef fpga_handle port = self.port
+        if port == NULL:
             self.ready()
-        cdef fpga_result result = self.opae.abi.fpgaWriteMMIO64(self.port, 0, offset, value)
+        cdef fpga_result result = self.opae.abi.fpgaWriteMMIO64(port, 0, offset, value)
         return 0 if result == 0 else self.fail(result, b"fpgaWriteMMIO64")
 
     cdef int csr_write32(self, uint64_t offset, uint32_t value) except -1 nogil:
-        if self.port == NULL:
+        cdef fpga_handle port = self.port
+        if port == NULL:
             self.ready()
-        cdef fpga_result result = self.opae.abi.fpgaWriteMMIO32(self.port, 0, offset, value)
+        cdef fpga_result result = self.opae.abi.fpgaWriteMMIO32(port, 0, offset, value)
         return 0 if result == 0 else self.fail(result, b"fpgaWriteMMIO32")
 
     # --- memory: pinned host memory that the AFU reaches through an IO address ------------------------------
     cdef int memory_allocate(self, size_t size, int bank, memory *out) except -1:
         cdef uint64_t wsid = 0
+        cdef fpga_handle port
         cdef fpga_result result
+        cdef const char *what = b"fpgaPrepareBuffer"
         self.ready()
         if bank != 0:
             raise ArgumentRangeError(f"{self.info.address} has no bank {bank}: its buffers are host memory (bank 0).")
         memset(out, 0, sizeof(memory))
         out.size = size
+        self.enter()
+        port = self.port
         with nogil:
-            result = self.opae.abi.fpgaPrepareBuffer(self.port, max(size, <size_t>1), &out.host, &wsid, 0)
+            result = self.opae.abi.fpgaPrepareBuffer(port, max(size, <size_t>1), &out.host, &wsid, 0)
+            if result == 0:
+                what = b"fpgaGetIOAddress"
+                result = self.opae.abi.fpgaGetIOAddress(port, wsid, &out.address)
+                if result:
+                    self.opae.abi.fpgaReleaseBuffer(port, wsid)
+            self.leave()
         if result == 1 and size > 1 << 30:
             raise ArgumentRangeError(f"{self.info.address}: OPAE gives at most 1 GiB in one buffer, not {size} bytes.",
                                      hint="Allocate several buffers.")
         if result:
-            raise self.error(result, f"fpgaPrepareBuffer of {size} bytes")
-        result = self.opae.abi.fpgaGetIOAddress(self.port, wsid, &out.address)
-        if result:
-            self.opae.abi.fpgaReleaseBuffer(self.port, wsid)
-            raise self.error(result, "fpgaGetIOAddress")
+            raise self.error(result, f"{what.decode()} of {size} bytes")
         out.handle = wsid
         return 0
 
     cdef int memory_free(self, memory *m) noexcept nogil:
-        # A closed port has dropped its mappings already.
-        return 0 if self.port == NULL or self.forked else self.opae.abi.fpgaReleaseBuffer(self.port, m.handle)
+        cdef int result = 0
+        begin_use(&self.users)
+        if self.port != NULL and not self.forked:  # a closed port has dropped its mappings already
+            result = self.opae.abi.fpgaReleaseBuffer(self.port, m.handle)
+        end_use(&self.users)
+        return result
 
     # --- cold ----------------------------------------------------------------------------------------------
     def program(self, bitstream, force):
@@ -372,15 +390,12 @@ cdef class OpaeSession(PortSession):
 
     cdef int reset_port(self) except -1:
         cdef fpga_result result
+        self.enter()
+        port = self.port
         with nogil:
-            result = self.opae.abi.fpgaReset(self.port)
+            result = self.opae.abi.fpgaReset(port)
+            self.leave()
         return 0 if result == 0 else self.fail(result, b"fpgaReset")
-
-    def close(self):
-        if not self.closed:
-            self.closed = True
-            self.epoch += 1
-            self.close_port()
 
     def __dealloc__(self):
         self.close_port()

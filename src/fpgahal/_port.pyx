@@ -59,6 +59,9 @@ cdef class PortSession(Session):
     cdef int reset_port(self) except -1:
         raise NotImplementedError
 
+    cdef void close_port(self) noexcept:
+        pass
+
     def reset(self):
         self.ready()
         self.resetting += 1
@@ -67,3 +70,10 @@ cdef class PortSession(Session):
         finally:
             self.epoch += 1
             self.resetting -= 1
+
+    def close(self):
+        if not self.closed:
+            self.closed = True
+            self.epoch += 1
+        if self.views == 0 or self.forked:  # else the last view's end brings us here again
+            self.close_port()

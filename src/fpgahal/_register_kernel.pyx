@@ -12,7 +12,7 @@ from fpgahal._session cimport (
 from fpgahal._wait cimport backoff, seconds_now
 
 from fpgahal._contract import KernelContract, Register, RegisterContract, contracts_for
-from fpgahal._errors import ArgumentRangeError, DeviceBusyError, KernelNotFoundError
+from fpgahal._errors import ArgumentRangeError, ClosedError, DeviceBusyError, KernelNotFoundError
 
 cdef extern from *:
     """
@@ -133,6 +133,8 @@ cdef class RegisterKernel(KernelSession):
     cdef void run_close(self, void *r) noexcept:
         if self.session.job == r:
             self.session.job = NULL
+        if self.session.closed:
+            self.session.await_users()  # who waited for it when the device closed may still look at it
         free(r)
 
     cdef int run_start(self, void *handle, const arg *args, int n) except -1 nogil:
@@ -142,6 +144,8 @@ cdef class RegisterKernel(KernelSession):
     cdef int begin(self, run *r, const arg *args) except -1:
         cdef run *holder = <run *>self.session.job
         self.session.check()
+        if self.closed:
+            raise ClosedError(f"Kernel {self.info.name} is closed.", hint="Open it again: dev.kernel(name).")
         if self.session.resetting:
             raise DeviceBusyError(f"{self.session.info.address} is being reset.", hint="Try again.")
         if holder != NULL and holder != r and (<RegisterKernel>holder.kernel).run_poll(holder) == RUN_RUNNING:
@@ -159,7 +163,13 @@ cdef class RegisterKernel(KernelSession):
         return 0
 
     cdef int run_poll(self, void *handle) except -1 nogil:
-        cdef run *r = <run *>handle
+        self.session.enter()  # else the registers, the DSM and the run itself might go away under us
+        try:
+            return self.look(<run *>handle)
+        finally:
+            self.session.leave()
+
+    cdef int look(self, run *r) except -1 nogil:
         if r.state != RUN_RUNNING:
             return r.state
         if r.epoch == self.session.epoch and not self.reported(&self.done):
@@ -205,12 +215,16 @@ cdef class RegisterKernel(KernelSession):
         cdef double end = seconds_now() + seconds
         cdef unsigned int round = 0
         cdef int state
-        while True:
-            state = self.run_poll(handle)
-            if state != RUN_RUNNING or seconds_now() >= end:
-                return state
-            self.session.check()
-            round = backoff(round)
+        self.session.enter()
+        try:
+            while True:
+                state = self.look(<run *>handle)
+                if state != RUN_RUNNING or seconds_now() >= end:
+                    return state
+                self.session.check()
+                round = backoff(round)
+        finally:
+            self.session.leave()
 
     def close(self):
         if not self.closed:

@@ -107,8 +107,7 @@ cdef class XrtSession(Session):
         if self.bitstream is None:
             raise DeviceStateError(f"{self.info.address}: buffers need a loaded image (it defines the memory banks).",
                                    hint="Load one in this process first: dev.program(path).")
-        known = {item.index for item in self.bitstream.banks}
-        if bank not in known:
+        if bank not in {item.index for item in self.bitstream.banks}:
             raise ArgumentRangeError(f"{self.info.address}: no memory bank {bank}; the image has "
                                      f"{', '.join(f'{b.index} ({b.name})' for b in self.bitstream.banks)}.")
         memset(out, 0, sizeof(memory))
@@ -498,17 +497,14 @@ cdef class XrtKernel(KernelSession):
     def close(self):
         if not self.closed:
             self.closed = True
-            self.close_kernel()
+            with nogil:
+                while in_use(&self.users) and not self.slot.forked:
+                    breathe()
+            with self.slot.xrt.lock:
+                if not self.slot.closed and <uintptr_t>self.kernel in self.slot.kernels_:  # else it is closed already
+                    self.slot.kernels_.discard(<uintptr_t>self.kernel)
+                    self.slot.xrt.abi.xrtKernelClose(self.kernel)
             self.kernel = NULL
-
-    cdef int close_kernel(self) except -1:
-        with nogil:
-            while in_use(&self.users) and not self.slot.forked:
-                breathe()
-        with self.slot.xrt.lock:
-            if not self.slot.closed and <uintptr_t>self.kernel in self.slot.kernels_:  # else: closed with the device
-                self.slot.kernels_.discard(<uintptr_t>self.kernel)
-                self.slot.xrt.abi.xrtKernelClose(self.kernel)
 
 
 cdef inline int outcome(int state) noexcept nogil:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ SUITES = {
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("suite", SUITES)
-def test_suite(suite: str, driver: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_suite(suite: str, driver: Path, record_property: Callable[[str, object], None]) -> None:
     files, least = SUITES[suite]
     environment = os.environ | {"FPGAHAL_EMU_XRT": "real", "FPGAHAL_XRT_DRIVER": str(driver)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
@@ -67,8 +68,7 @@ def test_suite(suite: str, driver: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert counts, done.stdout
     assert int(counts[1]) >= least
     assert "skipped" not in counts[0]
-    with capsys.disabled():
-        print(f"\n{suite}, xrt-real (libxrt_coreutil 2.13): {counts[0]}")
+    record_property(f"target:xrt-real (libxrt_coreutil 2.13), {suite}", counts[0])
 
 
 def test_a_cpp_program(driver: Path, app: Path, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ BLOCKING = {
     "Buffer.poll32": "args[0].poll32(0, 0xFFFFFFFF, 0x12345678)",
     "Csr.poll": "(dev.csr if opae else dev.kernel('passthrough', exclusive=True).csr).poll(0x10, 1, 2)",
     "Device.program": "dev.program(image('nlb3' if opae else 'vadd'), timeout=None)",
-    "asyncio": "__import__('asyncio').run(k.start(*args).join())",
+    "asyncio": "__import__('asyncio').run(k.start(*args)._finished())",
 }
 
 

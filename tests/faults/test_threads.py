@@ -179,7 +179,7 @@ box = [loaded()]
 def renew(number):
     time.sleep(0.02)
     old, box[0] = box[0], None
-    while not old.closed:
+    while old is not None and not old.closed:  # None: a view that came late put off the last close
         try:
             old.close()
         except (fpgahal.DeviceBusyError, fpgahal.BufferInUseError) as error:  # others are still using it
@@ -239,6 +239,30 @@ for how in ("reset", "close"):
     assert time.monotonic() - started < 5, "they waited too long"
     assert len(seen) == 4 and set(seen) <= {"RunError", "ClosedError"}, seen
     dev.close()
+""")
+
+
+@each_binding
+def test_a_device_closed_while_a_failed_batch_settles(name: str) -> None:
+    """Runs that time out are waited for a little longer; each goes back once, whatever happens meanwhile."""
+    with emu.rack(EMULATED[name][0]) as rack:
+        rack.fault(0, "hang")
+        run("""
+dev = loaded()
+k, args = kernel(dev), arguments(dev)
+seen = []
+def several():
+    try:
+        k.map([args] * 4, timeout=0.2)
+    except fpgahal.FpgaError as error:
+        seen.append(type(error).__name__)
+thread = threading.Thread(target=several)
+thread.start()
+time.sleep(0.6)
+dev._session.close()
+thread.join(20)
+assert seen == ["RunTimeoutError"], seen
+k.close()
 """)
 
 
