@@ -140,10 +140,9 @@ void xrt_run_execute(struct xrt_run *r, bool inline_)
     e.npins = 0;
     e.bad = false;
     e.call = (struct emu_call){ d->rack, d->board, r->regs, k->meta->reg_bytes, run_memory, &e, &r->cancel };
-    uint64_t started = inline_ ? 0 : emu_now_ns();
-    int rc = k->model->execute(&e.call);
-    if (!inline_)
-        emu_pace(d->board, rc ? 0 : k->model->bytes(&e.call), true, started, &r->cancel);
+    bool launched = inline_ || !d->board->launch_ns ||
+                    emu_wait_until(d->board, emu_now_ns() + d->board->launch_ns, &r->cancel);
+    int rc = launched ? k->model->execute(&e.call) : ECANCELED;
     uint32_t state = ERT_CMD_STATE_COMPLETED;
     if (atomic_load_explicit(&r->cancel, memory_order_relaxed) || atomic_load(&d->board->vanished)) {
         state = ERT_CMD_STATE_ABORT;
@@ -232,7 +231,7 @@ int xrt_run_start(struct xrt_run *r)
     if (r->kernel->exclusive)
         xrt_cu_started(r);
     struct emu_call call = { d->rack, b, r->regs, r->kernel->meta->reg_bytes, run_memory, NULL, &r->cancel };
-    if ((!r->callback || r->callback_inline) && !b->launch_ns && !b->link_bytes_per_s && r->kernel->model->bytes(&call) <= INLINE_BYTES) {
+    if ((!r->callback || r->callback_inline) && !b->launch_ns && r->kernel->model->bytes(&call) <= INLINE_BYTES) {
         xrt_run_execute(r, true);
         return 0;
     }
