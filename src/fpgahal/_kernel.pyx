@@ -60,6 +60,11 @@ cdef class Kernel:
         return self.info.name
 
     @property
+    def max_in_flight(self):
+        """int: runs that it takes before one has ended; 0: as many as you like."""
+        return self.session.max_in_flight
+
+    @property
     def csr(self):
         """Registers of its compute unit (KernelCsr); the kernel must be opened with ``exclusive=True`` (XRT)."""
         if not self.session.csr_bytes:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Host side of particular accelerators, on the public names of fpgahal only."""
 
+from fpgahal.kernels._lane import Lane, Work
+from fpgahal.kernels._pipeline import Pipeline
 from fpgahal.kernels.nlb import NLB0, NLB3, NLBResult
 
-__all__ = ["NLB0", "NLB3", "NLBResult"]
+__all__ = ["NLB0", "NLB3", "Lane", "NLBResult", "Pipeline", "Work"]
