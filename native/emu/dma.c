@@ -111,8 +111,10 @@ bool emu_port_find(struct emu_port *p, uint64_t iova, uint64_t owner, struct emu
 
 int emu_port_take(struct emu_port *p, uint64_t iova, uint64_t owner, struct emu_mapping *out)
 {
+    struct emu_mapping *m;
     lock(p);
-    struct emu_mapping *m = find(p, iova, owner);
+    while ((m = find(p, iova, owner)) && m->pins)
+        pthread_cond_wait(&p->unpinned, &p->dma);
     if (m) {
         *out = *m;
         p->count--;
@@ -146,13 +148,38 @@ void emu_port_dma_begin(struct emu_port *p)
 
 void emu_port_dma_end(struct emu_port *p) { pthread_mutex_unlock(&p->dma); }
 
-void *emu_port_dma_at(struct emu_port *p, uint64_t iova, uint64_t size, bool write)
+static struct emu_mapping *covering(struct emu_port *p, uint64_t iova, uint64_t size)
 {
     size_t i = after(p, iova);
-    const struct emu_mapping *m = i ? &p->mappings[i - 1] : NULL;
-    if (!m || size > m->size || iova - m->iova > m->size - size || (write && m->readonly))
-        return NULL;
-    return m->host + (iova - m->iova);
+    struct emu_mapping *m = i ? &p->mappings[i - 1] : NULL;
+    return !m || size > m->size || iova - m->iova > m->size - size ? NULL : m;
+}
+
+void *emu_port_dma_at(struct emu_port *p, uint64_t iova, uint64_t size, bool write)
+{
+    const struct emu_mapping *m = covering(p, iova, size);
+    return !m || (write && m->readonly) ? NULL : m->host + (iova - m->iova);
+}
+
+bool emu_port_dma_pin(struct emu_port *p, uint64_t iova, uint64_t size, struct emu_mapping *out)
+{
+    emu_port_dma_begin(p);
+    struct emu_mapping *m = covering(p, iova, size);
+    if (m) {
+        m->pins++;
+        *out = *m;
+    }
+    emu_port_dma_end(p);
+    return m != NULL;
+}
+
+void emu_port_dma_unpin(struct emu_port *p, uint64_t iova_of_mapping)
+{
+    pthread_mutex_lock(&p->dma);
+    struct emu_mapping *m = covering(p, iova_of_mapping, 0); /* it is there: nobody takes a pinned one away */
+    if (m && --m->pins == 0)
+        pthread_cond_broadcast(&p->unpinned);
+    pthread_mutex_unlock(&p->dma);
 }
 
 void *emu_port_dma(struct emu_port *p, uint64_t iova, uint64_t size)

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ENGINE_STACK (512u << 10)
+#define ENGINE_STACK (8u << 20) /* what a main thread has: a model may be a Python function */
 
 static pthread_mutex_t ports_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct emu_port *ports, *inherited;
@@ -63,6 +63,7 @@ struct emu_port *emu_port_open(struct emu_rack *rack, struct emu_board *board)
         pthread_mutex_init(&p->engine, NULL);
         pthread_mutex_init(&p->irq, NULL);
         pthread_cond_init(&p->changed, NULL);
+        pthread_cond_init(&p->unpinned, NULL);
         p->next = ports;
         ports = p;
     }
@@ -93,6 +94,7 @@ void emu_port_close(struct emu_port *p)
     /* Pages behind the map stay mapped in the process, as the vendor's library leaves them: somebody may
      * still look at them.  Only the AFU's way to them ends here. */
     free(p->mappings);
+    pthread_cond_destroy(&p->unpinned);
     pthread_cond_destroy(&p->changed);
     pthread_mutex_destroy(&p->irq);
     pthread_mutex_destroy(&p->engine);
@@ -177,8 +179,9 @@ static int undefined(struct emu_port *p, const struct emu_access *a, const char 
 {
     if (a->model->zero_elsewhere)
         return 0;
-    emu_error(p->board, true, "%u-bit %s of offset 0x%llx, where AFU '%s' has no register", bytes * 8, what,
-              (unsigned long long)offset, a->model->name);
+    emu_error(p->board, true, "%u-bit %s of offset 0x%llx, where AFU '%s' has no register%s", bytes * 8, what,
+              (unsigned long long)offset, a->model->name, emu_model_by_afu(p->board->afu_id) ? "" : " (this process has "
+              "no model of it; a Python function is known only to the process that registered it)");
     return EIO;
 }
 
@@ -196,16 +199,35 @@ int emu_port_read(struct emu_port *p, uint64_t offset, unsigned bytes, uint64_t 
     return 0;
 }
 
-/* Which bits of the 64-bit word may a write of this size change now? */
-static uint64_t writable(struct emu_port *p, const struct emu_access *a, uint64_t offset, unsigned bytes)
+/* Which bits of the 64-bit word does a write of this size set now, and which does it invert? */
+static uint64_t writable(struct emu_port *p, const struct emu_access *a, uint64_t offset, unsigned bytes,
+                         uint64_t *inverted)
 {
     uint64_t mask = 0;
+    *inverted = 0;
     for (uint64_t at = offset; at < offset + bytes; at += 4) {
         uint8_t kind = a->access[at / 4];
+        uint64_t half = 0xffffffffull << (at & 4) * 8;
         if (kind == EMU_WRITABLE || (kind == EMU_LOCKABLE && (!a->model->unlocked || a->model->unlocked(p))))
-            mask |= 0xffffffffull << (at & 4) * 8;
+            mask |= half;
+        else if (kind == EMU_INVERTED)
+            *inverted |= half;
     }
     return mask;
+}
+
+/* The model may change the same word meanwhile (an end of a run that another register shares a word with). */
+static void store(struct emu_port *p, const struct emu_access *a, uint64_t offset, unsigned bytes, uint64_t word)
+{
+    _Atomic uint64_t *at = &p->board->csr[offset / 8];
+    uint64_t inverted, mask = writable(p, a, offset, bytes, &inverted), old = atomic_load(at), new;
+    if (!mask && !inverted)
+        return; /* a write to a read-only register is lost, as on the card */
+    do {
+        new = ((old & ~mask) | (word & mask)) ^ (word & inverted);
+    } while (!atomic_compare_exchange_weak(at, &old, new));
+    if (a->model->written)
+        a->model->written(p, (uint32_t)offset & ~7u, old, new);
 }
 
 int emu_port_write(struct emu_port *p, uint64_t offset, unsigned bytes, uint64_t value)
@@ -214,17 +236,10 @@ int emu_port_write(struct emu_port *p, uint64_t offset, unsigned bytes, uint64_t
     int rc = check(p, offset, bytes);
     if (rc == 0) {
         const struct emu_access *a = atomic_load(&p->access);
-        if (!defined(a, offset, bytes)) {
+        if (!defined(a, offset, bytes))
             rc = undefined(p, a, "write", offset, bytes);
-        } else {
-            uint64_t mask = writable(p, a, offset, bytes), word = value << (offset & 4) * 8;
-            uint64_t old = atomic_load(&p->board->csr[offset / 8]), new = (old & ~mask) | (word & mask);
-            if (mask) { /* a write to a read-only register is lost, as on the card */
-                atomic_store(&p->board->csr[offset / 8], new);
-                if (a->model->written)
-                    a->model->written(p, (uint32_t)offset & ~7u, old, new);
-            }
-        }
+        else
+            store(p, a, offset, bytes, value << (offset & 4) * 8);
     }
     pthread_mutex_unlock(&p->mmio);
     return rc;

@@ -8,7 +8,7 @@
 
 #include "../include/board.h"
 
-enum emu_access_kind { EMU_UNDEFINED, EMU_READABLE, EMU_WRITABLE, EMU_LOCKABLE };
+enum emu_access_kind { EMU_UNDEFINED, EMU_READABLE, EMU_WRITABLE, EMU_LOCKABLE, EMU_INVERTED };
 
 /* Which registers an AFU has: one table a model, built once and never changed. */
 struct emu_access {
@@ -24,9 +24,10 @@ struct emu_mapping { /* host memory that the AFU may reach */
     size_t mapped; /* bytes to munmap when it is released; 0: the memory is the caller's */
     uint64_t owner; /* the handle that made it */
     bool readonly; /* for the AFU */
+    unsigned pins; /* jobs that hold a pointer into it */
 };
 
-enum { EMU_VECTORS = 4, EMU_JOB_BYTES = 256 };
+enum { EMU_VECTORS = 4, EMU_JOB_BYTES = 2048 };
 
 struct emu_port {
     struct emu_rack *rack;
@@ -40,6 +41,7 @@ struct emu_port {
     pthread_mutex_t mmio; /* one register write, or reset, at a time */
 
     pthread_mutex_t dma; /* the map; held by a job while it touches memory, a piece at a time */
+    pthread_cond_t unpinned;
     _Atomic int dma_wanted; /* how many wait for it outside of jobs */
     struct emu_mapping *mappings; /* sorted by iova */
     size_t count, room;
@@ -86,6 +88,10 @@ void emu_port_dma_begin(struct emu_port *);
 void emu_port_dma_end(struct emu_port *);
 void *emu_port_dma_at(struct emu_port *, uint64_t iova, uint64_t size, bool write);
 
+/* The mapping that covers a range, held until it is given back: a host that wants the memory waits. */
+bool emu_port_dma_pin(struct emu_port *, uint64_t iova, uint64_t size, struct emu_mapping *out);
+void emu_port_dma_unpin(struct emu_port *, uint64_t iova_of_mapping);
+
 void emu_port_each(void (*visit)(struct emu_port *, void *), void *context);
 /* EMU_JOB_BYTES for what describes the job: there is only one at a time. */
 void *emu_port_space(struct emu_port *);
@@ -95,5 +101,13 @@ void emu_port_set_error_event(struct emu_port *, int eventfd);
 void emu_port_forget_event(int eventfd); /* everywhere in this process */
 /* Record port errors (bits of the port error register) and tell who asked. */
 void emu_port_raise(struct emu_port *, uint64_t errors);
+
+/* module.c: load the shared objects that FPGAHAL_EMU_MODELS names now. */
+void emu_modules_load(void);
+
+/* models/hls.c: the registers of a compute kernel that has none of its own. */
+extern const struct emu_reg emu_hls_regs[];
+bool emu_hls_unlocked(struct emu_port *);
+void emu_hls_written(struct emu_port *, uint32_t offset, uint64_t old, uint64_t value);
 
 #endif

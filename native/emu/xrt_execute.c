@@ -231,7 +231,8 @@ int xrt_run_start(struct xrt_run *r)
     if (r->kernel->exclusive)
         xrt_cu_started(r);
     struct emu_call call = { d->rack, b, r->regs, r->kernel->meta->reg_bytes, run_memory, NULL, &r->cancel };
-    if ((!r->callback || r->callback_inline) && !b->launch_ns && r->kernel->model->bytes(&call) <= INLINE_BYTES) {
+    if ((!r->callback || r->callback_inline) && !b->launch_ns && r->kernel->model->bytes
+        && r->kernel->model->bytes(&call) <= INLINE_BYTES) {
         xrt_run_execute(r, true);
         return 0;
     }

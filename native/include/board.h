@@ -12,6 +12,8 @@
 #ifndef FPGAHAL_BOARD_H
 #define FPGAHAL_BOARD_H
 
+#include "fpgahal_emu.h"
+
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -172,45 +174,14 @@ int emu_image_check(const uint8_t *data, size_t size, uint8_t interface_id[16], 
 
 /* ---- model.c: accelerators --------------------------------------------------------------------- */
 
-struct emu_port; /* a process's view of a board's AFU: opae.c opens it, the models use it */
-
-enum emu_reg_flags { EMU_RO = 0, EMU_RW = 1, EMU_LOCKED = 2 /* RW, but only while the model says so */ };
-struct emu_reg { /* one register; a table ends with bytes == 0 */
-    uint32_t offset;
-    uint8_t bytes; /* 4 or 8 */
-    uint8_t flags;
-    uint64_t reset; /* value after a port reset */
-    const char *name;
-};
-
-struct emu_call { /* one invocation of a compute kernel */
-    struct emu_rack *rack;
-    struct emu_board *board;
-    const uint32_t *regs; /* the CU's register file, as the host wrote it; arguments from 0x10 */
-    size_t reg_bytes;
-    /* Device memory at a board address: NULL (and a text) if [address, address+size) is not allocated. */
-    void *(*memory)(struct emu_call *, uint64_t address, uint64_t size);
-    void *context;
-    _Atomic int *cancel; /* becomes non-zero when the run should stop */
-};
-
-struct emu_model { /* one accelerator: one file in native/emu/models, one line in model.c */
-    const char *name; /* "nlb0" */
-    /* as an AFU behind registers */
-    uint8_t afu_id[16]; /* text order; zero: not an AFU */
-    const struct emu_reg *regs;
-    bool zero_elsewhere; /* undefined offsets read 0 (the HELLO AFU); else they are an error */
-    void (*reset)(struct emu_port *); /* after the registers were set to their reset values */
-    bool (*unlocked)(struct emu_port *); /* may EMU_LOCKED registers change now? */
-    void (*written)(struct emu_port *, uint32_t offset, uint64_t old, uint64_t value); /* whole 64-bit word */
-    /* as a compute kernel */
-    const char *kernel; /* its name in EMBEDDED_METADATA; NULL: not a kernel */
-    uint64_t (*bytes)(const struct emu_call *); /* how much memory it will touch: decides inline or worker */
-    int (*execute)(struct emu_call *); /* 0, or an errno */
-};
-
+/* The structs of models are in fpgahal_emu.h, which is installed for those who write one outside this tree.  One
+ * in it is a file in models/ and a line in model.c. */
 const struct emu_model *emu_model_by_afu(const uint8_t afu_id[16]);
 const struct emu_model *emu_model_by_kernel(const char *name);
+/* Add a model, which goes before older ones of its id and name; or take those with that key away again: runs that
+ * use one go on.  0, EINVAL, ENOMEM or ENOENT. */
+int emu_model_add(const struct emu_model *, const void *key);
+int emu_model_remove(const void *key);
 /* Set a board's registers to the reset values of its AFU's model (caller holds the lock). */
 void emu_model_reset_registers(struct emu_board *);
 

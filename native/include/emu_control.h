@@ -36,4 +36,10 @@ FPGAHAL_EMU_API int fpgahal_emu_clear(const char *dir, const char *bdf);
 FPGAHAL_EMU_API int fpgahal_emu_status(const char *dir, const char *bdf, struct fpgahal_emu_status *out);
 FPGAHAL_EMU_API const char *fpgahal_emu_error(void);
 
+struct emu_call; /* fpgahal_emu.h */
+/* Let a function of this process be a compute kernel, on XRT boards by its name, on OPAE boards by an AFU id (NULL:
+ * none).  It is called on the emulator's own thread and returns 0 or an errno.  Or take it away again. */
+FPGAHAL_EMU_API int fpgahal_emu_register(const char *kernel, const uint8_t *afu_id, int (*execute)(struct emu_call *));
+FPGAHAL_EMU_API int fpgahal_emu_unregister(int (*execute)(struct emu_call *));
+
 #endif

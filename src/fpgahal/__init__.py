@@ -19,7 +19,7 @@ except ImportError as error:
     ) from error
 from fpgahal._bitstream import Bitstream
 from fpgahal._buffer import Buffer
-from fpgahal._contract import RegisterContract, Word, Write
+from fpgahal._contract import Array, KernelContract, Register, RegisterContract, Scalar, Word, Write
 from fpgahal._csr import Csr, KernelCsr
 from fpgahal._device import Device
 from fpgahal._errors import (
@@ -77,6 +77,7 @@ __all__ = [
     "ArgKind",
     "ArgumentError",
     "ArgumentRangeError",
+    "Array",
     "BankInfo",
     "Bitstream",
     "BitstreamError",
@@ -99,6 +100,7 @@ __all__ = [
     "HealthStatus",
     "IncompatibleBitstreamError",
     "Kernel",
+    "KernelContract",
     "KernelCsr",
     "KernelInfo",
     "KernelNotFoundError",
@@ -107,11 +109,13 @@ __all__ = [
     "PollTimeoutError",
     "ProgramError",
     "ProgramTimeoutError",
+    "Register",
     "RegisterContract",
     "Run",
     "RunError",
     "RunState",
     "RunTimeoutError",
+    "Scalar",
     "UnsupportedError",
     "Word",
     "Write",

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be built for emulated boards: the accelerators of data/accelerators.toml and of the user's files."""
+"""What can be built for emulated boards: kernels that have a contract, the accelerators of data/accelerators.toml, and
+those of the user's files."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from fpgahal._contract import KernelContract, kernel_contracts
 from fpgahal._errors import ArgumentRangeError, FpgaError, IncompatibleBitstreamError
 from fpgahal._image import build_emulated
 from fpgahal._types import ArgInfo, ArgKind, BankInfo, KernelInfo
@@ -20,6 +22,7 @@ _OURS = Path(__file__).with_name("data") / "accelerators.toml"
 _NAMESPACE = uuid.UUID("5b3c1f0e-7a44-5d0b-9c55-6670676168a1")  # of the ids of emulated xclbins
 _REGISTER_BYTES = 0x1000
 _KERNEL = re.compile(r"([A-Za-z0-9_]+)(?:\*([1-9][0-9]{0,2}))?")
+_UNITS = re.compile(r"(.+)\*([1-9][0-9]{0,2})")
 _SCALARS = {
     "bool": 1,
     "char": 1,
@@ -71,7 +74,7 @@ class Board(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """One entry: either an AFU id (OPAE) or kernels (XRT)."""
+    """One entry: an AFU id (OPAE), kernels (XRT), or both."""
 
     name: str
     summary: str = ""
@@ -79,13 +82,20 @@ class Accelerator:
     kernels: tuple[KernelInfo, ...] = ()
 
     @property
-    def family(self) -> str:
-        """Which boards it is for: ``"opae"`` or ``"xrt"``."""
-        return "opae" if self.afu_id else "xrt"
+    def families(self) -> tuple[str, ...]:
+        """Which boards it is for: of ``"opae"`` and ``"xrt"``."""
+        return ("opae",) * (self.afu_id is not None) + ("xrt",) * bool(self.kernels)
+
+    @classmethod
+    def of(cls, contract: KernelContract) -> Accelerator:
+        """The one that a contract describes."""
+        return cls(contract.name, contract.summary, contract.afu_id, (contract.info,))
 
 
 def accelerators() -> dict[str, Accelerator]:
-    """Read the catalogue: ours, then the files that FPGAHAL_ACCELERATORS names; later entries win.
+    """Read the catalogue: the kernels that have a contract, ours, then the files that FPGAHAL_ACCELERATORS names.
+
+    Of two entries with the same name, the later one counts.
 
     Raises
     ------
@@ -101,7 +111,8 @@ def accelerators() -> dict[str, Accelerator]:
         except (OSError, ValueError) as error:
             raise ArgumentRangeError(f"{path}: can't be read: {error}.", hint=f"Is {ENVIRONMENT} right?") from error
     entries: dict[str, tuple[str, Any]] = {}
-    kernels: dict[str, KernelInfo] = {}
+    contracts = {contract.name: contract for contract in kernel_contracts()}
+    kernels = {name: contract.info for name, contract in contracts.items()}
     for path, text in texts:
         try:
             document = tomllib.loads(text)
@@ -112,16 +123,19 @@ def accelerators() -> dict[str, Accelerator]:
         for name, entry in _tables(path, document, "kernels"):
             kernels[name] = _kernel(path, name, entry)
         entries |= {name: (path, entry) for name, entry in _tables(path, document, "accelerators")}
-    return {name: _accelerator(path, name, entry, kernels) for name, (path, entry) in entries.items()}
+    return {name: Accelerator.of(contract) for name, contract in contracts.items()} | {
+        name: _accelerator(path, name, entry, kernels) for name, (path, entry) in entries.items()
+    }
 
 
-def build_image(afu: str, board: Board) -> bytes:
+def build_image(afu: str | KernelContract, board: Board) -> bytes:
     """Make the image of an accelerator for an emulated board: the same bytes each time.
 
     Parameters
     ----------
-    afu : str
-        A name of the catalogue, ``"nlb3"`` or ``"vadd"``.
+    afu : str or KernelContract
+        A name of the catalogue, ``"nlb3"`` or ``"vadd"``; ``"vadd*4"`` has four compute units of it (XRT).  Or the
+        contract of a kernel that need not be in the catalogue.
     board : Board
         What it is for.
 
@@ -132,20 +146,14 @@ def build_image(afu: str, board: Board) -> bytes:
     IncompatibleBitstreamError
         The accelerator is for another kind of board.
     """
-    known = accelerators()
-    if afu not in known:
-        fitting = ", ".join(sorted(name for name, entry in known.items() if entry.family == board.family))
-        raise ArgumentRangeError(
-            f"There is no accelerator {afu!r}; for this board there are: {fitting}.",
-            hint=f"Name files with more of them in {ENVIRONMENT}.",
-        )
-    entry = known[afu]
-    if entry.family != board.family:
+    entry = Accelerator.of(afu) if isinstance(afu, KernelContract) else _named(afu, board)
+    afu = afu.name if isinstance(afu, KernelContract) else afu
+    if board.family not in entry.families:
         raise IncompatibleBitstreamError(
-            f"Accelerator {afu} is for {entry.family.upper()} boards, "
+            f"Accelerator {afu} is for {' and '.join(entry.families).upper()} boards, "
             f"{board.vbnv or 'this board'} is an {board.family.upper()} board."
         )
-    if entry.afu_id is not None:
+    if board.family == "opae" and entry.afu_id is not None:
         if board.interface_id is None:
             raise IncompatibleBitstreamError(f"{board.vbnv or 'This board'} has no interface id; a GBS needs one.")
         from fpgahal._gbs import build_gbs
@@ -180,6 +188,25 @@ def build_image(afu: str, board: Board) -> bytes:
         payload=build_emulated(board.interface_id, ident),
         key_values={"accelerator": afu, "built_by": "fpgahal"},
     )
+
+
+def _named(afu: str, board: Board) -> Accelerator:
+    known = accelerators()
+    units = _UNITS.fullmatch(afu) if board.family == "xrt" else None
+    name, count = (units[1], int(units[2])) if units else (afu, 1)
+    entry = known.get(name) or known.get(name.replace(".", "_"))
+    if entry is None:
+        fitting = ", ".join(sorted(name for name, entry in known.items() if board.family in entry.families))
+        raise ArgumentRangeError(
+            f"There is no accelerator {afu!r}; for this board there are: {fitting}.",
+            hint=f"Name files with more of them in {ENVIRONMENT}.",
+        )
+    return replace(entry, kernels=tuple(_several(kernel, count) for kernel in entry.kernels)) if units else entry
+
+
+def _several(kernel: KernelInfo, count: int) -> KernelInfo:
+    units = tuple(f"{kernel.name}_{number}" for number in range(1, count + 1))
+    return replace(kernel, compute_units=units)
 
 
 def _connect(board: Board) -> tuple[list[BankInfo], tuple[int, ...]]:
@@ -217,8 +244,7 @@ def _accelerator(path: str, name: str, entry: dict[str, Any], kernels: dict[str,
         match = _KERNEL.fullmatch(str(text))
         if not match or match[1] not in kernels:
             raise ArgumentRangeError(f"{where} names the kernel {text!r}; there are: {', '.join(sorted(kernels))}.")
-        units = tuple(f"{match[1]}_{number}" for number in range(1, int(match[2] or 1) + 1))
-        found.append(replace(kernels[match[1]], compute_units=units))
+        found.append(_several(kernels[match[1]], int(match[2] or 1)))
     return Accelerator(name, summary, kernels=tuple(found))
 
 

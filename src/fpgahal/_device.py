@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fpgahal._bitstream import Bitstream
-from fpgahal._contract import RegisterContract
+from fpgahal._contract import KernelContract, RegisterContract
 from fpgahal._errors import (
     AFUMismatchError,
     BufferInUseError,
@@ -292,14 +292,14 @@ class Device:
         """Kernels that can be opened now."""
         return self._ready().kernels()
 
-    def kernel(self, name: str | RegisterContract, *, exclusive: bool = False) -> Kernel:
+    def kernel(self, name: str | KernelContract | RegisterContract, *, exclusive: bool = False) -> Kernel:
         """Open a kernel of the loaded image.
 
         Parameters
         ----------
-        name : str or RegisterContract
-            ``"vadd"``, or ``"vadd:{vadd_1,vadd_2}"`` for some of its compute units (XRT); a contract for an AFU
-            whose registers fpgahal does not know (OPAE).
+        name : str, KernelContract or RegisterContract
+            ``"vadd"``, or ``"vadd:{vadd_1,vadd_2}"`` for some of its compute units (XRT); a KernelContract on
+            boards of both vendors; a RegisterContract for an AFU with registers of its own (OPAE).
         exclusive : bool
             Give its one compute unit to this kernel alone; then ``kernel.csr`` works (XRT).
 
@@ -307,6 +307,8 @@ class Device:
         ------
         KernelNotFoundError
             The image has no such kernel; the message lists those that it has.
+        ArgumentError
+            The image's kernel is not that of the KernelContract; the message lists the differences.
         DeviceStateError
             No image is loaded in this process (XRT).
         """

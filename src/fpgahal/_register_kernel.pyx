@@ -7,11 +7,11 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from fpgahal._session cimport (
-    ARG_BUFFER, RUN_ABORTED, RUN_COMPLETED, RUN_ERROR, RUN_RUNNING, KernelSession, Session, arg, memory,
+    ARG_BUFFER, ARG_F32, RUN_ABORTED, RUN_COMPLETED, RUN_ERROR, RUN_RUNNING, KernelSession, Session, arg, memory,
 )
 from fpgahal._wait cimport backoff, seconds_now
 
-from fpgahal._contract import RegisterContract, contracts_for
+from fpgahal._contract import KernelContract, Register, RegisterContract, contracts_for
 from fpgahal._errors import ArgumentRangeError, DeviceBusyError, KernelNotFoundError
 
 cdef extern from *:
@@ -29,8 +29,12 @@ cdef struct write:
     int shift
     uint64_t value
 
+cdef struct condition:
+    bint register   # of the AFU, not a word of the DSM
+    uint32_t offset, mask, value
+
 cdef enum:
-    MAX_WRITES = 32
+    MAX_WRITES = 256
     CONSTANT = -1
     DSM = -2
 
@@ -51,7 +55,7 @@ cdef class RegisterKernel(KernelSession):
     cdef write start[MAX_WRITES]
     cdef write finish[MAX_WRITES]
     cdef int starts, finishes
-    cdef uint32_t done_at, done_mask, done_value, error_at, error_mask, error_value
+    cdef condition done, good
     cdef bint has_error
     cdef uint32_t polls
 
@@ -60,16 +64,21 @@ cdef class RegisterKernel(KernelSession):
         self.max_in_flight = 1
         self.starts = self.compile(contract.start, contract, self.start)
         self.finishes = self.compile(contract.finish, contract, self.finish)
-        for word in (contract.done, contract.error):
-            if word and not (0 <= word.offset <= contract.dsm_bytes - 4 and word.offset % 4 == 0):
-                raise ArgumentRangeError(f"Contract {contract.name}: word {word.offset:#x} is not inside its DSM of "
-                                         f"{contract.dsm_bytes} bytes.")
-        self.done_at, self.done_mask, self.done_value = contract.done.offset, contract.done.mask, contract.done.value
+        self.condition(contract.done, contract, &self.done)
         self.has_error = contract.error is not None
         if self.has_error:
-            self.error_at, self.error_mask = contract.error.offset, contract.error.mask
-            self.error_value = contract.error.value
-        session.memory_allocate(contract.dsm_bytes, 0, &self.dsm)
+            self.condition(contract.error, contract, &self.good)
+        if contract.dsm_bytes:
+            session.memory_allocate(contract.dsm_bytes, 0, &self.dsm)
+
+    cdef int condition(self, word, contract, condition *out) except -1:
+        out.register = isinstance(word, Register)
+        size = self.session.csr_bytes if out.register else contract.dsm_bytes
+        if not (0 <= word.offset <= size - 4 and word.offset % 4 == 0):
+            where = "the AFU's registers" if out.register else "its DSM"
+            raise ArgumentRangeError(f"Contract {contract.name}: {word} is not inside {where} of {size} bytes.")
+        out.offset, out.mask, out.value = word.offset, word.mask, word.value
+        return 0
 
     cdef int compile(self, writes, contract, write *out) except -1:
         names = {info.name: index for index, info in enumerate(contract.args)}
@@ -81,7 +90,7 @@ cdef class RegisterKernel(KernelSession):
                 raise ArgumentRangeError(f"Contract {contract.name}: bad register {item}.")
             out[at].offset, out[at].bits, out[at].shift = item.offset, item.bits, item.shift
             out[at].value = 0
-            if item.value == "dsm":
+            if item.value == "dsm" and contract.dsm_bytes:
                 out[at].source = DSM
             elif isinstance(item.value, str):
                 if item.value not in names:
@@ -94,6 +103,7 @@ cdef class RegisterKernel(KernelSession):
     cdef int emit(self, const write *writes, int count, const arg *args) except -1 nogil:
         cdef int i
         cdef uint64_t value
+        cdef float real
         for i in range(count):
             if writes[i].source == CONSTANT:
                 value = writes[i].value
@@ -101,6 +111,9 @@ cdef class RegisterKernel(KernelSession):
                 value = self.dsm.address
             elif args[writes[i].source].kind == ARG_BUFFER:
                 value = args[writes[i].source].value.buffer.address
+            elif args[writes[i].source].kind == ARG_F32:
+                real = <float>args[writes[i].source].value.f
+                value = (<uint32_t *>&real)[0]
             else:
                 value = args[writes[i].source].value.u
             value >>= writes[i].shift
@@ -135,7 +148,8 @@ cdef class RegisterKernel(KernelSession):
             raise DeviceBusyError(
                 f"{self.info.name} on {self.session.info.address} runs one job at a time, and one is running.",
                 hint="Wait for that run first, or stop it with dev.reset().")
-        (<uint32_t *>(<char *>self.dsm.host + self.done_at))[0] = ~self.done_value & self.done_mask
+        if not self.done.register:
+            (<uint32_t *>(<char *>self.dsm.host + self.done.offset))[0] = ~self.done.value & self.done.mask
         fence()
         r.state = RUN_ABORTED  # what it is if a write fails
         r.epoch = self.session.epoch
@@ -148,11 +162,11 @@ cdef class RegisterKernel(KernelSession):
         cdef run *r = <run *>handle
         if r.state != RUN_RUNNING:
             return r.state
-        if r.epoch == self.session.epoch and not self.reported(self.done_at, self.done_mask, self.done_value):
+        if r.epoch == self.session.epoch and not self.reported(&self.done):
             self.polls += 1
             if self.polls & 0x3FF or not self.session.lost():
                 return RUN_RUNNING
-            r.state = RUN_ABORTED  # a card that is gone never writes its DSM
+            r.state = RUN_ABORTED  # a card that is gone never reports
             return RUN_ABORTED
         with gil:
             return self.end(r)
@@ -167,14 +181,25 @@ cdef class RegisterKernel(KernelSession):
             if r.epoch == self.session.epoch:
                 fence()
                 self.emit(self.finish, self.finishes, NULL)
-                good = not self.has_error or self.reported(self.error_at, self.error_mask, self.error_value)
+                good = not self.has_error or self.reported(&self.good)
                 state = RUN_COMPLETED if good else RUN_ERROR
         finally:
             r.state = state  # once and for all: others look at it without the GIL
         return state
 
-    cdef bint reported(self, uint32_t offset, uint32_t mask, uint32_t value) noexcept nogil:
-        return (<volatile_u32 *>(<char *>self.dsm.host + offset))[0] & mask == value
+    cdef bint reported(self, const condition *c) except? -1 nogil:
+        cdef uint32_t word = 0
+        cdef bint answered = False
+        if not c.register:
+            return (<volatile_u32 *>(<char *>self.dsm.host + c.offset))[0] & c.mask == c.value
+        try:
+            self.session.csr_read32(c.offset, &word)
+            answered = True
+        finally:
+            if not answered and self.session.lost():
+                self.polls = 0xFFFFFFFF  # run_poll looks, too
+                return False
+        return word & c.mask == c.value
 
     cdef int run_wait(self, void *handle, double seconds) except -1 nogil:
         cdef double end = seconds_now() + seconds
@@ -190,7 +215,7 @@ cdef class RegisterKernel(KernelSession):
     def close(self):
         if not self.closed:
             self.closed = True
-            if not self.session.closed:
+            if self.dsm.host != NULL and not self.session.closed:
                 self.session.memory_free(&self.dsm)
             self.dsm.host = NULL
 
@@ -205,6 +230,8 @@ def known_kernels(session):
 def open_register_kernel(session, name):
     """A RegisterKernel by its name, or of a contract; KernelNotFoundError lists what there is."""
     loaded = session.loaded_id()
+    if isinstance(name, KernelContract):
+        name = name.registers
     if isinstance(name, RegisterContract):
         if name.afu_id != loaded:
             raise KernelNotFoundError(f"{session.info.address} runs {loaded}; contract {name.name} is for "
@@ -217,4 +244,4 @@ def open_register_kernel(session, name):
     known = ", ".join(contract.name for contract in contracts) or "none"
     raise KernelNotFoundError(
         f"{session.info.address}: no kernel {name!r} for AFU {loaded} (known: {known}).",
-        hint="A GBS does not describe its registers: pass a fpgahal.RegisterContract, or use dev.csr.")
+        hint="A GBS does not describe its registers: pass a KernelContract or RegisterContract, or use dev.csr.")

@@ -22,9 +22,10 @@ from fpgahal._xrt_library cimport (
 
 import uuid
 
+from fpgahal._contract import KernelContract
 from fpgahal._errors import (
-    ArgumentRangeError, DeviceLostError, DeviceMemoryError, DeviceStateError, KernelNotFoundError, ProgramError,
-    RunError, UnsupportedError,
+    ArgumentError, ArgumentRangeError, DeviceLostError, DeviceMemoryError, DeviceStateError, KernelNotFoundError,
+    ProgramError, RunError, UnsupportedError,
 )
 from fpgahal._lock import OpenLock
 from fpgahal._xrt_library import driver_file, library  # no-cython-lint: for those who ask the driver
@@ -205,10 +206,15 @@ cdef class XrtSession(Session):
                 f"{self.info.address}: XRT wants the image loaded in each process before kernels open.",
                 hint="dev.program(path) does it; a board that runs it already is not reprogrammed.")
         self.loaded_id()  # XRT opens a second kernel on the same units without asking the board
+        contract = name if isinstance(name, KernelContract) else None
+        name = contract.name if contract else name
         base, _, units = str(name).partition(":")
         for info in self.bitstream.kernels:
             # The text becomes a regular expression inside XRT: only names that the image has get through.
             if info.name == base and self.known_units(units, info):
+                if contract and (difference := contract.difference(info)):
+                    raise ArgumentError(f"{self.info.address}: kernel {base} of {self.bitstream.name} is not the one "
+                                        f"of the contract: {difference}.", hint="Load an image that fits.")
                 return XrtKernel(self, info, str(name), exclusive)
         offered = "; ".join(f"{k.name}:{{{','.join(k.compute_units)}}}" for k in self.bitstream.kernels) or "none"
         raise KernelNotFoundError(

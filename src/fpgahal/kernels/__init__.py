@@ -2,7 +2,8 @@
 """Host side of particular accelerators, on the public names of fpgahal only."""
 
 from fpgahal.kernels._lane import Lane, Work
+from fpgahal.kernels._open import find_image, open_kernel
 from fpgahal.kernels._pipeline import Pipeline
 from fpgahal.kernels.nlb import NLB0, NLB3, NLBResult
 
-__all__ = ["NLB0", "NLB3", "Lane", "NLBResult", "Pipeline", "Work"]
+__all__ = ["NLB0", "NLB3", "Lane", "NLBResult", "Pipeline", "Work", "find_image", "open_kernel"]
