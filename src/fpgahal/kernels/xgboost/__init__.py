@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""XGBoost on a board: the trees of a model that ``xgboost`` saved, with results equal to the last bit.
+
+>>> from fpgahal.kernels import xgboost
+>>> with fpgahal.open() as dev, xgboost.load(dev, "model.json") as model:  # doctest: +SKIP
+...     model.predict(X)
+
+`Classifier` and `Regressor` are the same for scikit-learn, which is imported only when one of them is used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from fpgahal.kernels.xgboost._contract import NODE, PREDICT, TREE
+from fpgahal.kernels.xgboost._errors import ModelError
+from fpgahal.kernels.xgboost._forest import Forest, read
+from fpgahal.kernels.xgboost._model import Model, load
+from fpgahal.kernels.xgboost._pack import Packed, pack
+
+if TYPE_CHECKING:
+    from fpgahal.kernels.xgboost._sklearn import Classifier, Regressor
+
+__all__ = [
+    "NODE",
+    "PREDICT",
+    "TREE",
+    "Classifier",
+    "Forest",
+    "Model",
+    "ModelError",
+    "Packed",
+    "Regressor",
+    "load",
+    "pack",
+    "read",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Classifier", "Regressor"):
+        from fpgahal.kernels.xgboost import _sklearn
+
+        return getattr(_sklearn, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
