@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Generator, Iterable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ class Kernel:
     @property
     def closed(self) -> bool: ...
     @property
-    def max_in_flight(self) -> int: ...
+    def turn(self) -> AbstractContextManager[Any]: ...
     @property
     def csr(self) -> KernelCsr: ...
     @property

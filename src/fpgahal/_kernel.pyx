@@ -60,9 +60,10 @@ cdef class Kernel:
         return self.info.name
 
     @property
-    def max_in_flight(self):
-        """int: runs that it takes before one has ended; 0: as many as you like."""
-        return self.session.max_in_flight
+    def turn(self):
+        """What a thread holds from start to end of a run if others use the accelerator, too (context manager): a lock
+        where it takes one run at a time, else something that never waits."""
+        return self.session.turn
 
     @property
     def csr(self):

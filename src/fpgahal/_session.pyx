@@ -6,7 +6,9 @@ A driver subclasses both in one file.  See ``_session.pxd`` for the verbs that m
 """
 import atexit
 import os
+import threading
 import weakref
+from contextlib import nullcontext
 
 from fpgahal._errors import ClosedError, UnsupportedError
 
@@ -16,6 +18,7 @@ _open_sessions = weakref.WeakSet()
 cdef class Session:
     def __init__(self, info):
         self.info = info
+        self.turn = threading.Lock()
         _open_sessions.add(self)
 
     cdef int check(self) except -1 nogil:
@@ -94,6 +97,7 @@ cdef class KernelSession:
     def __init__(self, Session session, info):
         self.session = session
         self.info = info
+        self.turn = nullcontext()
 
     cdef void *run_open(self) except NULL:
         raise NotImplementedError

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "faults"))
 from processes import TESTS, Script, run
 
 ROWS = 4096
-SOON = 2.0  # seconds; a pipeline stops in 0.2, but these machines are busy
+SOON = 1.0  # seconds; a pipeline stops in 0.2, but machines are busy
 
 
 class Vadd:

@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
@@ -109,8 +109,6 @@ class Board:
         self.address = lane.device.info.address
         self.lost = False
         self.idle: list[Worker] = []
-        # Where the accelerator takes one run at a time, the next one waits here and is not refused.
-        self.turn: AbstractContextManager[Any] = threading.Lock() if lane.kernel.max_in_flight == 1 else nullcontext()
 
     def gone(self) -> bool:
         """Whether it dropped off the bus; once it did, this pipeline leaves it alone."""
@@ -192,7 +190,7 @@ class Worker:
         for buffer, nbytes in work.up:
             self._check()
             buffer.sync_to_device(0, nbytes)
-        with self.board.turn:
+        with self.lane.kernel.turn:
             self._check()
             self._run(work.args)
         for buffer, nbytes in work.down:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
@@ -188,8 +188,9 @@ class Pipeline:
 
 def _close(workers: list[Worker]) -> None:
     halt(workers)
-    for worker in workers:
-        worker.close()
+    with ExitStack() as stack:  # all of them, whatever one says
+        for worker in workers:
+            stack.callback(worker.close)
 
 
 class _Flow:

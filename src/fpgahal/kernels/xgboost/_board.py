@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Board: a forest resident on one device, and the slots through which rows go.
 
-A slot is a pair of buffers, one for rows and one for margins.  Its life is ``upload``, ``start``, ``finish``; several
-slots can be at different points of it, which is what pipelines are made of.
+A slot is a pair of buffers, one for rows and one for margins.  Its life is ``upload``, ``run``, ``finish``; several
+slots can be at different points of it.
 """
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fpgahal import Buffer, Device, Kernel, Run
+from fpgahal import Buffer, Device, Kernel
 from fpgahal.kernels import open_kernel
 from fpgahal.kernels.xgboost import _numbers
 from fpgahal.kernels.xgboost._contract import CONTINUE, LEAVES, PREDICT
@@ -55,7 +54,6 @@ class Board:
         self.trees = self._resident(3, packed.trees)
         self.base = self._resident(4, forest.base_margin)
         self._free: list[Slot] = []  # append and pop are atomic
-        self.turn = threading.Lock()  # an AFU runs one job at a time; a slot waits for its turn only to run
 
     def _resident(self, argument: int, data: npt.NDArray[Any]) -> Buffer:
         buffer = self.dev.allocate(max(64, -(-data.nbytes // 64) * 64), bank=self._banks[argument])
@@ -92,11 +90,12 @@ class Slot:
 
     __slots__ = ("board", "x", "y")
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, rows: int = 0) -> None:
         forest = board.forest
+        rows = rows or board.rows
         self.board = board
-        self.x = board.allocate(0, board.rows * max(1, forest.n_features))
-        self.y = board.allocate(1, max(board.rows * forest.n_outputs, forest.n_trees))
+        self.x = board.allocate(0, rows * max(1, forest.n_features))
+        self.y = board.allocate(1, max(rows * forest.n_outputs, forest.n_trees))
 
     def upload(self, rows: Rows, first: int, count: int, missing: float, margins: Floats | None = None) -> None:
         """Bring rows ``[first, first + count)`` to the board; with `margins`, where their sums begin.
@@ -113,11 +112,11 @@ class Slot:
             _numbers.fill(margins, self.y, first * columns, count * columns, np.nan, True)
             self.y.sync_to_device(0, 4 * count * columns)
 
-    def start(self, count: int, begin: int, end: int, flags: int = 0) -> Run:
-        """Start the kernel on the rows that were uploaded, with trees ``[begin, end)``."""
+    def args(self, count: int, begin: int, end: int, flags: int = 0) -> tuple[Any, ...]:
+        """The kernel's arguments for the rows that were uploaded, with trees ``[begin, end)``."""
         board, forest = self.board, self.board.forest
         width = max(1, forest.n_features)
-        return board.kernel.start(
+        return (
             self.x,
             self.y,
             board.nodes,
@@ -134,9 +133,9 @@ class Slot:
         )
 
     def run(self, count: int, begin: int, end: int, flags: int = 0) -> None:
-        """Start it, and wait for the end."""
-        with self.board.turn:
-            self.start(count, begin, end, flags).wait()
+        """Run the kernel on them, and wait for the end."""
+        with self.board.kernel.turn:
+            self.board.kernel(*self.args(count, begin, end, flags))
 
     def finish(self, out: Floats, first: int, count: int, transform: int) -> None:
         """Bring the results to ``out[first:first+count]``, turned into predictions."""
