@@ -603,6 +603,16 @@ def test_kernel_traffic_on_opae_takes_the_link() -> None:
             buffer.close()
 
 
+def test_threads_take_turns() -> None:
+    with boards("u250,pac-a10", launch_us=300) as (_, devices, kernels):
+        for dev, kernel in zip(devices, kernels, strict=True):
+            with dev.kernel(VADD) as second:
+                alone = dev.driver != "xrt"
+                assert (kernel.turn is second.turn) == alone  # one accelerator; on XRT the driver has a queue
+                with kernel.turn:
+                    assert hasattr(second.turn, "locked") == alone
+
+
 def test_open_all() -> None:
     with emu.rack("u250:2,pac-a10") as rack:
         with fpgahal.open_all() as group:
