@@ -502,8 +502,18 @@ def test_asyncio_hands_out_while_the_source_waits() -> None:
             async for _ in pipe.amap(source()):
                 gate.set()
 
+    async def leave_while_the_source_waits() -> None:
+        async def source() -> AsyncIterator[Any]:
+            yield batch(0)
+            await asyncio.Event().wait()  # for ever
+
+        async with asyncio.timeout(10), aclosing(pipe.amap(source())) as results:  # type: ignore[type-var]
+            async for _ in results:
+                break
+
     with boards("u250") as (_, devices, kernels), pipeline(devices, kernels) as pipe:
         asyncio.run(main())
+        asyncio.run(leave_while_the_source_waits())
 
 
 @each_vendor
