@@ -179,9 +179,10 @@ static int undefined(struct emu_port *p, const struct emu_access *a, const char 
 {
     if (a->model->zero_elsewhere)
         return 0;
+    const char *more = emu_model_by_afu(p->board->afu_id) ? "" : " (this process has no model of it; a Python function "
+                       "is known only to the process that registered it)";
     emu_error(p->board, true, "%u-bit %s of offset 0x%llx, where AFU '%s' has no register%s", bytes * 8, what,
-              (unsigned long long)offset, a->model->name, emu_model_by_afu(p->board->afu_id) ? "" : " (this process has "
-              "no model of it; a Python function is known only to the process that registered it)");
+              (unsigned long long)offset, a->model->name, more);
     return EIO;
 }
 

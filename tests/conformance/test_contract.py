@@ -95,8 +95,6 @@ def test_faults(target: Target, dev: fpgahal.Device, vadd: fpgahal.Kernel) -> No
 
 
 def test_a_hang_ends_with_a_reset(target: Target, dev: fpgahal.Device, vadd: fpgahal.Kernel) -> None:
-    if target.name == "xrt-real":
-        pytest.skip("XRT has no reset")
     target.need_rack().fault(target.info, "hang", count=1)
     buffers = vectors(dev, 1000)
     run = vadd.start(*buffers, 1000)

@@ -11,7 +11,6 @@ import struct
 import sys
 import traceback
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from fpgahal._contract import Array, KernelContract
@@ -48,7 +47,7 @@ def include() -> str:
     """Return the folder of ``fpgahal_emu.h``, which a model in C includes."""
     from fpgahal import _library  # not at import time, as in _boards
 
-    return str(Path(_library.emulator("opae")).parent.parent / "include")
+    return _library.include()
 
 
 class Function:
