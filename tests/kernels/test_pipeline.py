@@ -438,6 +438,47 @@ def test_interpreter_ends_in_mid_run(kind: str) -> None:
 
 
 @each_vendor
+def test_child_of_a_fork(kind: str) -> None:
+    with emu.rack(kind, launch_us=20_000):
+        text = """
+        results = pipe.map(map(batch, count()))
+        next(results)
+        child = os.fork()
+        if not child:
+            for what in (lambda: next(results), lambda: next(pipe.map([])), pipe.__enter__):
+                try:
+                    what()
+                except fpgahal.ClosedError:
+                    pass
+                else:
+                    os._exit(1)
+            pipe.close()
+            sys.exit(0)  # with all that is done at an interpreter's end
+        assert os.waitpid(child, 0)[1] == 0
+        assert right(1, next(results))
+        pipe.close()
+        devices[0].close()
+        """
+        run(CTRL_C + "".join(line[8:] + "\n" for line in text.splitlines()), timeout=30)
+
+
+@each_vendor
+def test_device_closed_first(kind: str) -> None:
+    with boards(kind, launch_us=500) as (_, devices, kernels):
+        pipe = pipeline(devices, kernels)
+        results = pipe.map(map(batch, itertools.count()))
+        next(results)
+        with pytest.raises(fpgahal.BufferInUseError):  # the lanes hold views
+            devices[0].close()
+        for lane in Vadd.made:
+            lane.views.clear()
+        devices[0].close()
+        with pytest.raises(fpgahal.ClosedError, match="was closed"):
+            list(results)
+        pipe.close()
+
+
+@each_vendor
 def test_nothing_grows(kind: str) -> None:
     with boards(kind) as (_, devices, kernels):
         files = rss = 0

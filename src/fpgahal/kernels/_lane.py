@@ -223,6 +223,7 @@ class Worker:
 
 def halt(workers: Iterable[Worker]) -> None:
     """Stop what they do, and wait until all have stopped.  A board whose runs don't end soon is reset."""
+    workers = [worker for worker in workers if worker.thread.is_alive()]  # the child of a fork has none
     for worker in workers:
         worker.stop.asked = True
     end = time.monotonic() + GRACE

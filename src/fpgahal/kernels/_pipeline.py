@@ -146,12 +146,15 @@ class Pipeline:
         finally:
             flow.finish()
 
-    def _start(self, notify: Callable[[], None] | None) -> _Flow:
+    def _check(self) -> None:
         if self.closed:
             raise ClosedError("This pipeline is closed.", hint="Make another one.")
         for board in self._boards:
             if board.device.closed:
                 raise ClosedError(f"{board.address} was closed, and with it this pipeline.")
+
+    def _start(self, notify: Callable[[], None] | None) -> _Flow:
+        self._check()
         if all(board.lost for board in self._boards):
             raise DeviceLostError("All boards of this pipeline are lost.", hint="Open the devices again.")
         if self._flow is not None and not self._flow.over:
@@ -176,8 +179,7 @@ class Pipeline:
         self._end()
 
     def __enter__(self) -> Self:
-        if self.closed:
-            raise ClosedError("This pipeline is closed.", hint="Make another one.")
+        self._check()
         return self
 
     def __exit__(
@@ -220,6 +222,7 @@ class _Flow:
                 self.wait()
             if self._stop.asked:
                 raise ClosedError("This pipeline was closed while it was used.")
+            self._pipeline._check()
             if self._pending and self._pending[0].done:
                 return self._pop()
             if self._all_taken and not self._pending:
