@@ -2,7 +2,8 @@
 """Pipelines: how near to the ideal, where a board never waits for its link, nor the link for the board.
 
 The ideal is the longer of two sums: the bytes at the link's speed, and the runs of the kernel alone, measured in turn
-with the pipeline in the same process.
+with the pipeline in the same process.  An emulated board computes on one of this computer's cores, and the host's copies
+need another: the goals count where two are free at the time.
 """
 
 from __future__ import annotations
@@ -78,22 +79,25 @@ def test_chunk_sizes(book: Any, board: xgboost.Model, rows: Any) -> None:
             for call in contenders.values():
                 call()
             times: dict[str, list[float]] = {name: [] for name in contenders}
+            free = []
             for _ in range(9):
+                free.append(cores())
                 for name, call in contenders.items():
                     times[name].append(seconds(call))
         slot.close()
         ideal = [max(link, run) for run in times["runs"]]
         middle = {name: statistics.median(values) for name, values in times.items()}
         ratio = statistics.median(ours / best for ours, best in zip(times["pipeline"], ideal, strict=True))
+        cores_free = statistics.median(free)
         print(
             f"{kind} {size:7d} rows a batch: serial {middle['serial'] * 1e3:6.1f} ms, pipeline "
             f"{middle['pipeline'] * 1e3:6.1f} ms, ideal {statistics.median(ideal) * 1e3:6.1f} ms (link "
-            f"{link * 1e3:.1f} ms), ratio {ratio:.2f}"
+            f"{link * 1e3:.1f} ms), ratio {ratio:.2f}; {cores_free:.1f} cores free"
         )
         if size == 16_384:
             best = statistics.median(ideal)
             what = f"pipeline of {TOTAL:,} rows, 16,384 a batch, 11 GB/s, 50 µs ({kind.upper()})"
-            book.enter(what, ratio * best, best, "max(link, runs)", at_most=1.15)
+            book.enter(what, ratio * best, best, "max(link, runs)", at_most=1.15 if cores_free >= 1.8 else None)
 
 
 def test_two_boards(book: Any, rows: Any) -> None:
@@ -116,7 +120,7 @@ def test_two_boards(book: Any, rows: Any) -> None:
             ratios.append(alone / seconds(lambda: drain(pair.map(batches))))
             free.append(cores())
     ratio, cores_free = statistics.median(ratios), statistics.median(free)
-    goal = 1.8 if cores_free >= 1.9 else None
+    goal = 1.8 if cores_free >= 1.8 else None
     print(f"two boards: {ratio:.2f}x one; cores that were free: {cores_free:.2f}")
     book.enter("pipeline on two boards", alone / ratio, alone, "on one", at_least=goal)
 
