@@ -154,7 +154,7 @@ def test_never_more_taken_than_lanes(kind: str, depth: int) -> None:
 
 
 def test_transfers_and_runs_overlap() -> None:
-    """Each step of a batch takes 20 ms; one after the other they would take four times as long."""
+    """20 ms up, 20 ms run, 10 ms down; one after the other that is 50 ms a batch."""
     with (
         boards("u250", link_gbps=0.002, launch_us=20_000) as (_, devices, kernels),
         pipeline(devices, kernels, 5000, depth=5) as pipe,
@@ -164,7 +164,7 @@ def test_transfers_and_runs_overlap() -> None:
         count = sum(1 for _ in pipe.map(itertools.repeat((ones, ones), 20)))
         took = time.perf_counter() - begin
     assert count == 20
-    assert 20 * 0.020 <= took < 20 * 0.060  # 20 ms up: the limit; 20 ms run and 10 ms down beside it
+    assert 20 * 0.020 <= took < 20 * 0.040
 
 
 def test_several_boards_share_the_work() -> None:
@@ -304,7 +304,7 @@ def test_generator_that_is_closed_or_dropped(kind: str) -> None:
         next(results)
         with pytest.raises(fpgahal.DeviceBusyError, match="another map"):
             next(pipe.map([]))
-        results.close()  # type: ignore[attr-defined]
+        results.close()
         results = pipe.map(map(batch, itertools.count()))
         next(results)
         del results
@@ -429,12 +429,16 @@ def test_ctrl_c(kind: str, hang: bool) -> None:
 
 @each_vendor
 def test_interpreter_ends_in_mid_run(kind: str) -> None:
-    with emu.rack(kind, launch_us=3000) as rack:
+    """Without ``with``: the threads end, also when a run hangs."""
+    with emu.rack(kind, launch_us=3000):
+        text = """
+        rack = emu.rack(dir=os.environ["FPGAHAL_EMU_RACK"])
+        results = pipe.map(map(batch, count()))
+        next(results)
         rack.fault(0, "hang")
-        run(CTRL_C + "results = pipe.map(map(batch, count()))\nnext(pipe.map([]), 0)\nsay('bye')", timeout=30)
-        run(CTRL_C + "results = pipe.map(map(batch, count(1)))\nimport fpgahal\nrack = fpgahal.emu.rack(dir=os.environ"
-            "['FPGAHAL_EMU_RACK'])\nrack.clear()\nnext(results)\nrack.fault(0, 'hang')\nnext(results)\n",
-            timeout=30)  # fmt: skip
+        time.sleep(0.1)
+        """
+        run(CTRL_C + "".join(line[8:] + "\n" for line in text.splitlines()), timeout=30)
 
 
 @each_vendor
@@ -466,8 +470,9 @@ def test_child_of_a_fork(kind: str) -> None:
 def test_device_closed_first(kind: str) -> None:
     with boards(kind, launch_us=500) as (_, devices, kernels):
         pipe = pipeline(devices, kernels)
-        results = pipe.map(map(batch, itertools.count()))
+        results = pipe.map(map(batch, range(3)))
         next(results)
+        assert all(worker.quiet.wait(10) for worker in pipe._workers)
         with pytest.raises(fpgahal.BufferInUseError):  # the lanes hold views
             devices[0].close()
         for lane in Vadd.made:
@@ -493,7 +498,7 @@ def test_nothing_grows(kind: str) -> None:
                 gc.collect()
                 files, rss = len(os.listdir("/proc/self/fd")), memory()
         gc.collect()
-        assert len(os.listdir("/proc/self/fd")) == files
+        assert len(os.listdir("/proc/self/fd")) <= files
         assert memory() - rss < 4 << 20
 
 
@@ -548,7 +553,7 @@ def test_asyncio_hands_out_while_the_source_waits() -> None:
             yield batch(0)
             await asyncio.Event().wait()  # for ever
 
-        async with asyncio.timeout(10), aclosing(pipe.amap(source())) as results:  # type: ignore[type-var]
+        async with asyncio.timeout(10), aclosing(pipe.amap(source())) as results:
             async for _ in results:
                 break
 
@@ -569,7 +574,7 @@ def test_asyncio_cancel_and_errors(kind: str) -> None:
             ended.append(True)
 
     async def consume() -> None:
-        async with aclosing(pipe.amap(endless())) as results:  # type: ignore[type-var]
+        async with aclosing(pipe.amap(endless())) as results:
             async for _ in results:
                 pass
 
@@ -616,9 +621,9 @@ def test_link_is_a_queue_for_each_direction() -> None:
 
     with boards("u250", link_gbps=0.1) as (_, devices, _kernels):
         one, two = (devices[0].allocate(1_000_000) for _ in range(2))  # 10 ms
-        assert 0.050 <= busy(one.sync_to_device) < 0.1
-        assert 0.100 <= busy(one.sync_to_device, two.sync_to_device) < 0.15
-        assert 0.050 <= busy(one.sync_to_device, two.sync_from_device) < 0.1
+        assert 0.050 <= min(busy(one.sync_to_device) for _ in range(3)) < 0.075
+        assert 0.100 <= min(busy(one.sync_to_device, two.sync_to_device) for _ in range(3)) < 0.125
+        assert 0.050 <= min(busy(one.sync_to_device, two.sync_from_device) for _ in range(3)) < 0.075
         one.close()
         two.close()
 
@@ -638,7 +643,7 @@ def test_processes_share_the_link() -> None:
         one.tell("go")
         two.tell("go")
         begins, ends = zip(*(map(float, script.line().split()) for script in (one, two)), strict=True)
-        assert 0.2 <= max(ends) - min(begins) < 0.3  # 10 ms each
+        assert max(ends) - min(begins) >= 0.2  # 10 ms each
 
 
 def test_kernel_traffic_on_opae_takes_the_link() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable
 from contextlib import ExitStack, suppress
 from queue import SimpleQueue
 from types import TracebackType
@@ -75,7 +75,7 @@ class Pipeline:
 
     # --- batches in, results out --------------------------------------------------------------------------------
 
-    def map(self, batches: Iterable[Any]) -> Iterator[Any]:
+    def map(self, batches: Iterable[Any]) -> Generator[Any, None, None]:
         """Take batches through, lazily.
 
         A batch is copied before the next one is taken, so a source may use one array again and again; a result is
@@ -114,7 +114,7 @@ class Pipeline:
         finally:
             flow.finish()
 
-    async def amap(self, batches: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+    async def amap(self, batches: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
         """As :meth:`map`, for asyncio: ``async for result in pipe.amap(batches)``.
 
         `batches` may be asynchronous; then a result is handed out as soon as it is there, also while the next batch
@@ -157,7 +157,7 @@ class Pipeline:
         self._check()
         if all(board.lost for board in self._boards):
             raise DeviceLostError("All boards of this pipeline are lost.", hint="Open the devices again.")
-        if self._flow is not None and not self._flow.over:
+        if self._flow is not None:
             raise DeviceBusyError(
                 "This pipeline is busy with another map().", hint="Take all of its results, or close its generator."
             )
@@ -174,8 +174,8 @@ class Pipeline:
 
         Runs get 0.1 s to end; a board where one does not is reset.
         """
-        if self._flow is not None:
-            self._flow.cancel()
+        if (flow := self._flow) is not None:
+            flow.cancel()
         self._end()
 
     def __enter__(self) -> Self:
@@ -266,6 +266,7 @@ class _Flow:
         halt(self._pipeline._workers)
         self._pipeline.finished = [(job.index, job.result) for job in self._pending if job.ended and not job.error]
         self.over = True
+        self._pipeline._flow = None
 
     # --- batches ------------------------------------------------------------------------------------------------
     def _room(self) -> bool:
@@ -290,10 +291,13 @@ class _Flow:
         self._dispatch(job)
 
     def _pop(self) -> Any:
-        job = self._pending[0]
-        if job.error is not None:
+        job = self._pending.popleft()
+        if job.error is None:
+            return job.result
+        try:
             raise _named(job)
-        return self._pending.popleft().result
+        finally:
+            del job  # its error has this frame: together they would keep each other
 
     # --- boards -------------------------------------------------------------------------------------------------
     def _alive(self) -> list[Board]:
