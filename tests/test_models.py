@@ -12,13 +12,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fpgahal
-from fpgahal import Array, Bitstream, KernelContract, Scalar, emu
+from fpgahal import Array, Bitstream, KernelContract, Scalar, _contract, emu
 from fpgahal._catalogue import accelerators
 from fpgahal.kernels import find_image, open_kernel
 from fpgahal.kernels.vadd import NAMESPACE, PASSTHROUGH, VADD
@@ -220,6 +221,48 @@ def test_threads_and_a_busy_function(rack: emu.Rack, dev: fpgahal.Device) -> Non
     assert not failures, failures[0]
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("end", ["reset", "close", "vanish"])
+def test_a_function_is_waited_for(rack: emu.Rack, dev: fpgahal.Device, end: str) -> None:
+    """Whoever stops a run must not hold the GIL that the function needs to end."""
+    ended = []
+
+    def model(x: np.ndarray, factor: float, n: int) -> None:
+        time.sleep(0.4)
+        x *= 2  # its memory is still there
+        ended.append(True)
+
+    rack.accelerator(SCALE, model)
+    kernel = open_kernel(dev, SCALE)
+    run = kernel.start(put(dev, np.ones(16, np.float32)), 2, 16)
+    time.sleep(0.1)
+    if end == "reset":
+        dev.reset()
+    elif end == "vanish":
+        rack.fault(0, "vanish")
+        with pytest.raises(fpgahal.FpgaError):
+            run.wait(10)
+        rack.clear()
+    dev.close()
+    assert run.state is fpgahal.RunState.ABORTED
+    assert ended
+
+
+@pytest.mark.parametrize("board", ["n3000", "u250"])
+def test_the_program_may_end_in_mid_run(board: str) -> None:
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_models import *
+rack = emu.rack({board!r}).__enter__()
+dev = fpgahal.open()
+rack.accelerator(SCALE, lambda x, factor, n: time.sleep(0.5))
+run = open_kernel(dev, SCALE).start(put(dev, np.ones(16, np.float32)), 2, 16)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_another_process_is_told(rack: emu.Rack, dev: fpgahal.Device) -> None:
     rack.accelerator(SCALE, lambda **_: None)
     image = find_image(dev, SCALE)
@@ -332,6 +375,12 @@ def test_the_catalogue_knows_contracts() -> None:
     assert accelerators()["nlb0"].families == ("opae",)
     with pytest.raises(fpgahal.IncompatibleBitstreamError, match="is for XRT boards"):
         emu.build_image(replace(VADD, afu_id=None), emu.boards()["pac-a10"])
+
+
+def test_a_broken_entry_point_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_contract, "_points", lambda: (EntryPoint("x", "no_such_module:K", _contract.GROUP),))
+    with pytest.raises(fpgahal.LibraryError, match="no_such_module:K of a package can't be loaded: ModuleNotFound"):
+        emu.build_image("nlb0", emu.boards()["pac-a10"])
 
 
 # --- images for real boards -------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@
 #define FOREST_LEAST 3u /* levels of a top, at least: stumps are padded */
 #define FOREST_WHOLE 8u /* deepest tree that is nothing but a top */
 #define FOREST_TOP 6u /* levels of the top of a deeper one */
-#define FOREST_LANES 16u /* rows go in multiples of this */
+#define FOREST_LANES 32u /* rows go in multiples of this */
 
 struct forest_source { /* what the host wrote: contract xgboost_predict v1 */
     struct forest_node {

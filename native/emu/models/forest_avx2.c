@@ -14,15 +14,39 @@ INLINE __m256 less(const union forest_word *thresholds, const union forest_word 
     return _mm256_cmp_ps(_mm256_load_ps(x + columns[h].index), _mm256_broadcast_ss(&thresholds[h].value), _CMP_LT_OQ);
 }
 
+INLINE __m256i pick8(const union forest_word *table, __m256i i)
+{
+    return _mm256_permutevar8x32_epi32(_mm256_load_si256((const __m256i *)table), i);
+}
+
+/* The first or the second, as bit `bit` of i is 0 or 1: blendv looks at the sign. */
+INLINE __m256i choose(__m256i zero, __m256i one, __m256i i, int bit)
+{
+    __m256 sign = _mm256_castsi256_ps(_mm256_slli_epi32(i, 31 - bit));
+    return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(zero), _mm256_castsi256_ps(one), sign));
+}
+
+INLINE __m256i pick16(const union forest_word *table, __m256i i)
+{
+    return choose(pick8(table, i), pick8(table + 8, i), i, 3);
+}
+
+INLINE __m256i pick32(const union forest_word *table, __m256i i)
+{
+    return choose(pick16(table, i), pick16(table + 16, i), i, 4);
+}
+
 /* Entries i of a table, of which the low `bits` bits of i count. */
 INLINE __m256i pick(const union forest_word *table, int bits, __m256i i)
 {
     if (bits == 3)
-        return _mm256_permutevar8x32_epi32(_mm256_load_si256((const __m256i *)table), i);
-    if (bits == 4) { /* blendv looks at the sign: bring bit 3 there */
-        __m256 low = _mm256_castsi256_ps(pick(table, 3, i)), high = _mm256_castsi256_ps(pick(table + 8, 3, i));
-        return _mm256_castps_si256(_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(i, 28))));
-    }
+        return pick8(table, i);
+    if (bits == 4)
+        return pick16(table, i);
+    if (bits == 5)
+        return pick32(table, i);
+    if (bits == 6)
+        return choose(pick32(table, i), pick32(table + 32, i), i, 5);
     return _mm256_i32gather_epi32((const int *)table, _mm256_and_si256(i, _mm256_set1_epi32((1 << bits) - 1)), 4);
 }
 
@@ -38,16 +62,25 @@ INLINE __m256i descend(const union forest_word *thresholds, const float *x, cons
 {
     const union forest_word *columns = thresholds + (1 << levels), *ends = columns + (1 << levels);
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    __m256 left[8];
-#pragma GCC unroll 7
-    for (int h = 1; h < 8; h++)
+    const int tested = levels < 4 ? levels : 4;
+    __m256 left[16];
+    __m256i i = _mm256_set1_epi32(1);
+#pragma GCC unroll 15
+    for (int h = 1; h < 1 << tested; h++)
         left[h] = less(thresholds, columns, x, h);
-    __m256 first = left[1], second = _mm256_blendv_ps(left[3], left[2], first);
-    __m256 third = _mm256_blendv_ps(_mm256_blendv_ps(left[7], left[6], second),
-                                    _mm256_blendv_ps(left[5], left[4], second), first);
-    __m256i i = child(child(child(_mm256_set1_epi32(1), first), second), third);
-#pragma GCC unroll 5
-    for (int level = 3; level < levels; level++) {
+#pragma GCC unroll 4
+    for (int level = 0; level < tested; level++) {
+        /* the tests of the node that a row is at come to be those of node 1 */
+        __m256 went = left[1];
+        i = child(i, went);
+#pragma GCC unroll 7
+        for (int h = 1; h < 1 << (tested - level - 1); h++) {
+            int top = h < 2 ? 1 : h < 4 ? 2 : 4; /* of h's level: below node 2 lies what it is, below 3 as much further */
+            left[h] = _mm256_blendv_ps(left[h + 2 * top], left[h + top], went);
+        }
+    }
+#pragma GCC unroll 4
+    for (int level = tested; level < levels; level++) {
         __m256 threshold = _mm256_castsi256_ps(pick(thresholds + (1 << level), level, i));
         __m256i column = _mm256_add_epi32(pick(columns + (1 << level), level, i), lane);
         i = child(i, _mm256_cmp_ps(_mm256_i32gather_ps(x, column, 4), threshold, _CMP_LT_OQ));

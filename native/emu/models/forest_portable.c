@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define ROWS 16u /* that go through one tree at a time */
 #define TREES 8u /* that one row goes through at a time */
 
 static float walk(const struct forest *f, int32_t at, const float *x)
@@ -25,16 +26,16 @@ void forest_add_portable(const struct forest *f, uint32_t first, uint32_t last, 
         const uint32_t size = 1u << t->levels;
         const union forest_word *thresholds = f->tops + t->at, *columns = thresholds + size, *ends = columns + size;
         float *out = sums + ((size_t)t->out << f->shift);
-        for (uint32_t lane = 0; lane < lanes; lane += FOREST_LANES) {
-            uint32_t h[FOREST_LANES];
-            for (uint32_t k = 0; k < FOREST_LANES; k++)
+        for (uint32_t lane = 0; lane < lanes; lane += ROWS) {
+            uint32_t h[ROWS];
+            for (uint32_t k = 0; k < ROWS; k++)
                 h[k] = 1;
             for (uint32_t level = 0; level < t->levels; level++) { /* sixteen chains that do not wait for each other */
 #pragma GCC unroll 16
-                for (uint32_t k = 0; k < FOREST_LANES; k++)
+                for (uint32_t k = 0; k < ROWS; k++)
                     h[k] = 2 * h[k] + !(x[columns[h[k]].index + (int32_t)(lane + k)] < thresholds[h[k]].value);
             }
-            for (uint32_t k = 0; k < FOREST_LANES; k++) {
+            for (uint32_t k = 0; k < ROWS; k++) {
                 const union forest_word *end = &ends[h[k] - size];
                 out[lane + k] += t->deep ? walk(f, end->index, x + lane + k) : end->value;
             }

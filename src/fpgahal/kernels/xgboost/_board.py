@@ -16,7 +16,8 @@ from fpgahal import Buffer, Device, Kernel
 from fpgahal.kernels import open_kernel
 from fpgahal.kernels.xgboost import _numbers
 from fpgahal.kernels.xgboost._contract import CONTINUE, LEAVES, PREDICT
-from fpgahal.kernels.xgboost._forest import Floats, Forest
+from fpgahal.kernels.xgboost._forest import Forest
+from fpgahal.kernels.xgboost._objective import Floats
 from fpgahal.kernels.xgboost._pack import Packed
 from fpgahal.kernels.xgboost._rows import Rows
 
@@ -57,7 +58,7 @@ class Board:
 
     def _resident(self, argument: int, data: npt.NDArray[Any]) -> Buffer:
         buffer = self.dev.allocate(max(64, -(-data.nbytes // 64) * 64), bank=self._banks[argument])
-        np.frombuffer(buffer, np.uint8)[: data.nbytes] = data.view(np.uint8).ravel()
+        np.asarray(buffer)[: data.nbytes] = data.view(np.uint8).ravel()
         buffer.sync_to_device()
         return buffer
 
@@ -146,7 +147,8 @@ class Slot:
     def leaves(self, count: int, trees: int) -> npt.NDArray[np.uint32]:
         """The results of a run with flag LEAVES: a copy, ``[count, trees]``."""
         self.y.sync_from_device(0, 4 * count * trees)
-        return np.frombuffer(self.y, np.uint32, count * trees).reshape(count, trees).copy()
+        found = np.asarray(self.y)[: count * trees].view(np.uint32)
+        return np.array(found.reshape(count, trees))
 
     def close(self) -> None:
         """Free both buffers."""

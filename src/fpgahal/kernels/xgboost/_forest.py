@@ -195,8 +195,8 @@ def _forest(document: _Node) -> Forest:
     n_outputs = max(1, parameters.number("num_class", 0), parameters.number("num_target", 1))
     if not 0 <= n_features <= MAX_FEATURES or n_outputs > MAX_OUTPUTS:
         raise UnsupportedError(
-            f"The model has {n_features} features and {n_outputs} outputs; the kernel takes {MAX_FEATURES} features and "
-            f"{MAX_OUTPUTS} outputs at most."
+            f"The model has {n_features} features and {n_outputs} outputs; the kernel takes {MAX_FEATURES} "
+            f"features and {MAX_OUTPUTS} outputs at most."
         )
     model = booster.node("model")
     outputs, iterations, trees = _index(model, n_outputs)
@@ -280,7 +280,8 @@ def _tree(value: Any, index: int) -> dict[str, npt.NDArray[Any]]:
     parameters = tree.node("tree_param")
     if parameters.number("size_leaf_vector", 0) > 1 or "leaf_weights" in tree.value:
         raise UnsupportedError(
-            f"Tree {index} has leaves with several outputs (multi_strategy='multi_output_tree'); the kernel's have one.",
+            f"Tree {index} has leaves with several outputs (multi_strategy='multi_output_tree'); the kernel's have "
+            "one.",
             hint="Train with multi_strategy='one_output_per_tree'.",
         )
     if "split_type" in tree.value and tree.array("split_type", "iu", np.int64).any():

@@ -12,7 +12,7 @@ from fpgahal import ArgumentRangeError
 from fpgahal.kernels import Work
 from fpgahal.kernels.xgboost import _numbers
 from fpgahal.kernels.xgboost._board import Board, Slot
-from fpgahal.kernels.xgboost._forest import Floats
+from fpgahal.kernels.xgboost._objective import Floats
 from fpgahal.kernels.xgboost._rows import Rows
 
 

@@ -18,8 +18,9 @@ from fpgahal import ArgumentRangeError, ClosedError, Device, UnsupportedError
 from fpgahal.kernels import Pipeline
 from fpgahal.kernels.xgboost import _numbers
 from fpgahal.kernels.xgboost._board import CONTINUE, LEAVES, Board
-from fpgahal.kernels.xgboost._forest import Floats, Forest, read
+from fpgahal.kernels.xgboost._forest import Forest, read
 from fpgahal.kernels.xgboost._lane import Options, RowsLane
+from fpgahal.kernels.xgboost._objective import Floats
 from fpgahal.kernels.xgboost._pack import pack
 from fpgahal.kernels.xgboost._rows import Rows
 
@@ -247,9 +248,9 @@ class Model:
         last = len(self._rounds) - 1
         if end == 0:
             end = last
-        if not 0 <= begin <= end <= last or (begin == end and last):
+        if not 0 <= begin <= end <= last:
             raise ArgumentRangeError(
-                f"iteration_range={tuple(rounds)}: the model has {last} rounds; expected 0 <= begin < end <= {last}, "
+                f"iteration_range={tuple(rounds)}: the model has {last} rounds; expected 0 <= begin <= end <= {last}, "
                 "or end 0 for all."
             )
         return self._rounds[begin], self._rounds[end]

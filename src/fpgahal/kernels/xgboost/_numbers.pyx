@@ -3,7 +3,6 @@
 """Loops over float32 where NumPy differs in the last bit from the C library, which XGBoost uses, or goes twice."""
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.math cimport expf, fmaxf, fminf, logf
-from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
 cdef extern from *:

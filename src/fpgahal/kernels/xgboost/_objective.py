@@ -79,7 +79,7 @@ _KNOWN = {
         ),
         Objective("reg:logistic", "logit", _numbers.SIGMOID),
         Objective("binary:logistic", "logit", _numbers.SIGMOID, True),
-        Objective("binary:logitraw", "logit", _numbers.IDENTITY, True),
+        Objective("binary:logitraw", classifies=True),
         Objective("binary:hinge", "identity", _numbers.HINGE, True),
         Objective("multi:softprob", "identity", _numbers.SOFTMAX, True),
         Objective("multi:softmax", "identity", _numbers.ARGMAX, True),

@@ -65,7 +65,8 @@ def pack(forest: Forest) -> Packed:
     if offset.size and offset.max() > MAX_OFFSET:
         tree = int(tree_of[offset.argmax()])
         raise UnsupportedError(
-            f"Tree {tree} is too wide: a node's children are {offset.max()} nodes away, the layout reaches {MAX_OFFSET}.",
+            f"Tree {tree} is too wide: a node's children are {offset.max()} nodes away, and the layout reaches "
+            f"{MAX_OFFSET}.",
             hint="Limit max_depth or max_leaves (32,768 leaves are always fine).",
         )
     nodes = np.zeros(len(order), NODE)
@@ -98,6 +99,11 @@ def _levels(forest: Forest) -> tuple[list[Ints], Ints]:
         if bad.any():
             at = int(bad.argmax())
             raise _not_a_tree(forest, tree_of[inner[at]], inner[at], f"its children are {children[at].tolist()}")
+        apart = children[:, 1] != children[:, 0] + 1
+        if apart.any():  # XGBoost takes it for granted, and goes to left + 1
+            at = int(apart.argmax())
+            why = f"its children {children[at].tolist()} are not next to each other"
+            raise _not_a_tree(forest, tree_of[inner[at]], inner[at], why)
         frontier = (children + forest.offsets[tree_of[inner], None]).ravel()
         again = seen[frontier]
         if again.any():

@@ -87,7 +87,7 @@ class Rows:
         if names is not None and tuple(found) != names:
             _wrong_names(found, names)
         kinds = {str(x[name].dtype) for name in x.columns} if len(set(found)) == len(found) else {""}
-        if len(kinds) == 1:
+        if len(kinds) == 1 and "category" not in kinds:
             whole = x.to_numpy()
             if whole.dtype.kind in _NUMERIC:
                 return np.asarray(whole)
@@ -109,7 +109,7 @@ class Rows:
         if self.direct:
             bad = _numbers.fill(self.table, buffer, first * width, count * width, missing, infinite)
         else:
-            view: npt.NDArray[Any] = np.frombuffer(buffer, _F32, count * width).reshape(count, width)
+            view = np.asarray(buffer)[: count * width].reshape(count, width)
             with np.errstate(over="ignore"):  # found below
                 if self.columns:
                     for i, column in enumerate(self.columns):
@@ -130,7 +130,7 @@ def _column(name: str, column: Any) -> npt.NDArray[Any]:
     found = column.to_numpy()
     if found.dtype.kind == "O" and _numeric_dtype(column.dtype):  # pandas: integers with pd.NA
         found = column.to_numpy(dtype="float32", na_value=np.nan)
-    if found.dtype.kind not in _NUMERIC:
+    if found.dtype.kind not in _NUMERIC or str(column.dtype) == "category":
         raise _not_numbers(f"Column {name!r} of X", column.dtype)
     return np.asarray(found)
 

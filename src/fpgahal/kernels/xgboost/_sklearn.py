@@ -77,14 +77,16 @@ class Classifier(ClassifierMixin, _Frozen):  # type: ignore[misc]
             )
         self.classes_ = self.model_.classes_
 
-    def predict(self, X: Any) -> npt.NDArray[np.int64]:
+    def predict(self, X: Any) -> npt.NDArray[Any]:
         """The class of each row, as ``xgboost.XGBClassifier.predict``."""
         found = self.model_.predict(X, iteration_range=self._rounds)
         if found.ndim == 2:
-            return self.classes_[found.argmax(axis=1)]
-        if self.model_.forest.objective.name == "multi:softmax":
-            return self.classes_[found.astype(np.int64)]
-        return self.classes_[(found > 0.5).astype(np.int64)]
+            chosen = found.argmax(axis=1)
+        elif self.model_.forest.objective.name == "multi:softmax":
+            chosen = found.astype(np.int64)
+        else:
+            chosen = (found > 0.5).astype(np.int64)
+        return np.asarray(self.classes_[chosen])
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:
         """Probabilities, shape (n, classes)."""
