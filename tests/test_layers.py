@@ -31,6 +31,7 @@ LAYERS = {
     "_kernel": 3,
     "_device": 3,
     "_find": 3,
+    "_group": 3,
     "__init__": 4,
     "kernels": 5,
     "cli": 6,

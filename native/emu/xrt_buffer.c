@@ -145,8 +145,9 @@ int xrt_buffer_sync(struct xrt_buffer *b, int direction, size_t size, size_t off
         memcpy(b->card + offset, b->host + offset, size);
     else
         memcpy(b->host + offset, b->card + offset, size);
-    if (started)
-        emu_pace(board, size, false, started, NULL);
+    bool up = direction == XCL_BO_SYNC_BO_TO_DEVICE;
+    if (started && !emu_link(board, up ? size : 0, up ? 0 : size, started, NULL))
+        return xrt_fail(board, ENODEV, "%s: the device is gone", call);
     return 0;
 }
 

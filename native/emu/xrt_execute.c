@@ -64,7 +64,6 @@ struct execution {
     unsigned npins;
     struct xrt_buffer *pins[MAX_PINS]; /* buffers in use: a free waits for them */
     uint64_t bad_address, bad_size;
-    uint64_t asked; /* bytes */
     bool bad;
 };
 
@@ -81,7 +80,6 @@ static void *run_memory(struct emu_call *call, uint64_t address, uint64_t size)
     struct xrt_run *r = e->run;
     struct xrt_buffer *b;
     void *at;
-    e->asked += size;
     for (unsigned i = 0; i < e->npins; i++)
         if ((at = within(e->pins[i], address, size)))
             return at;
@@ -141,12 +139,10 @@ void xrt_run_execute(struct xrt_run *r, bool inline_)
     e.run = r;
     e.npins = 0;
     e.bad = false;
-    e.asked = 0;
     e.call = (struct emu_call){ d->rack, d->board, r->regs, k->meta->reg_bytes, run_memory, &e, &r->cancel };
-    uint64_t started = inline_ ? 0 : emu_now_ns();
-    int rc = k->model->execute(&e.call);
-    if (!inline_)
-        emu_pace(d->board, rc ? 0 : k->model->bytes ? k->model->bytes(&e.call) : e.asked, true, started, &r->cancel);
+    bool launched = inline_ || !d->board->launch_ns ||
+                    emu_wait_until(d->board, emu_now_ns() + d->board->launch_ns, &r->cancel);
+    int rc = launched ? k->model->execute(&e.call) : ECANCELED;
     uint32_t state = ERT_CMD_STATE_COMPLETED;
     if (atomic_load_explicit(&r->cancel, memory_order_relaxed) || atomic_load(&d->board->vanished)) {
         state = ERT_CMD_STATE_ABORT;
@@ -235,7 +231,7 @@ int xrt_run_start(struct xrt_run *r)
     if (r->kernel->exclusive)
         xrt_cu_started(r);
     struct emu_call call = { d->rack, b, r->regs, r->kernel->meta->reg_bytes, run_memory, NULL, &r->cancel };
-    if ((!r->callback || r->callback_inline) && !b->launch_ns && !b->link_bytes_per_s && r->kernel->model->bytes
+    if ((!r->callback || r->callback_inline) && !b->launch_ns && r->kernel->model->bytes
         && r->kernel->model->bytes(&call) <= INLINE_BYTES) {
         xrt_run_execute(r, true);
         return 0;

@@ -54,7 +54,7 @@ struct emu_board {
     uint16_t vendor_id, device_id, subvendor_id, subdevice_id;
     uint8_t interface_id[16]; /* text order */
     uint64_t timestamp; /* feature ROM time stamp; 0 if the shell has none */
-    uint64_t link_bytes_per_s; /* 0: as fast as the host's memory */
+    uint64_t link_bytes_per_s; /* of each direction; 0: as fast as the host's memory */
     uint64_t launch_ns; /* added to each run; 0: none */
     uint64_t program_ns; /* how long a reconfiguration takes; 0: as fast as it can */
     uint32_t cores; /* host threads that a kernel may use; 0 is 1 */
@@ -72,8 +72,11 @@ struct emu_board {
     uint64_t errors; /* port error register */
     uint32_t user_clock[2]; /* MHz: high and low; 0: never set */
     uint64_t perf[16]; /* FME counters, in the order of enum emu_perf */
+    _Atomic uint64_t link_free_ns[2]; /* by direction: when what is queued will be across (CLOCK_MONOTONIC) */
     _Atomic uint64_t csr[EMU_CSR_BYTES / 8]; /* registers of the loaded AFU */
 };
+
+enum emu_direction { EMU_UP, EMU_DOWN }; /* of the link: from the host to the board, and back */
 
 enum emu_perf { EMU_PERF_RD_HIT, EMU_PERF_WR_HIT, EMU_PERF_RD_MISS, EMU_PERF_WR_MISS, EMU_PERF_EVICTION,
                 EMU_PERF_PCIE0_READ, EMU_PERF_PCIE0_WRITE };
@@ -219,9 +222,12 @@ int emu_port_set_irq(struct emu_port *, uint32_t vector, int eventfd);
 void emu_port_irq(struct emu_port *, uint32_t vector);
 
 /* ---- helpers ----------------------------------------------------------------------------------- */
-/* Sleep as long as `bytes` take on the board's link, `launch` adds the launch latency (no-op when both
- * are 0).  Returns early, false, when *cancel. */
-bool emu_pace(const struct emu_board *, uint64_t bytes, bool launch, uint64_t started_ns, _Atomic int *cancel);
+/* Wait until then.  Returns early, false, when *cancel (NULL: never) or when the board vanishes. */
+bool emu_wait_until(const struct emu_board *, uint64_t until_ns, _Atomic int *cancel);
+/* Take `up` bytes to the board and `down` bytes to the host over its link, at the same time, behind what is
+ * queued there, and wait until they are across.  They are ready since `from_ns`.  Returns when they were across
+ * (`from_ns` if the link has no speed: then nothing waits), 0 if it gave up: see emu_wait_until. */
+uint64_t emu_link(struct emu_board *, uint64_t up, uint64_t down, uint64_t from_ns, _Atomic int *cancel);
 uint64_t emu_now_ns(void);
 uint32_t emu_crc32(const uint8_t *, size_t);
 

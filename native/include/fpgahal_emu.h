@@ -62,8 +62,11 @@ struct emu_model { /* one accelerator */
     /* as a compute kernel */
     const char *kernel; /* its name in EMBEDDED_METADATA; NULL: not a kernel */
     /* How many bytes of memory it will touch: a small run happens inside the host's call that starts it.
-     * NULL: never there, and what it asked `memory` for counts. */
+     * NULL: never there. */
     uint64_t (*bytes)(const struct emu_call *);
+    /* OPAE: what a run that went well has moved over the link, from the host and to it; XRT boards have memory of
+     * their own.  NULL: all that it asked `memory` for came from the host. */
+    void (*traffic)(const struct emu_call *, uint64_t *up, uint64_t *down);
     int (*execute)(struct emu_call *); /* 0, or an errno */
     /* as an AFU again: a register from 0x400 on, which is no plain word.  0, or an errno; ENOENT: there is none. */
     int (*window)(struct emu_port *, uint32_t offset, unsigned bytes, bool write, uint64_t *value);

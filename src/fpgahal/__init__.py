@@ -51,6 +51,7 @@ from fpgahal._errors import (
     UnsupportedError,
 )
 from fpgahal._find import devices, find, open
+from fpgahal._group import DeviceGroup, open_all
 from fpgahal._interrupt import Interrupt
 from fpgahal._kernel import Kernel, Run
 from fpgahal._types import (
@@ -88,6 +89,7 @@ __all__ = [
     "CsrError",
     "Device",
     "DeviceBusyError",
+    "DeviceGroup",
     "DeviceInfo",
     "DeviceLostError",
     "DeviceMemoryError",
@@ -124,6 +126,7 @@ __all__ = [
     "find",
     "kernels",
     "open",
+    "open_all",
 ]
 
 

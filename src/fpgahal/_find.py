@@ -101,25 +101,31 @@ def open(
 
 def find(selector: str | None = None, **wanted: Any) -> DeviceInfo:
     """The one device that matches; parameters and errors as for :func:`open`."""
+    if selector is not None:
+        wanted["bdf"], wanted["slot"] = _address(selector)
+    matches = find_all(**wanted)
+    if len(matches) == 1:
+        return matches[0]
+    asked = _asked(wanted)
+    raise AmbiguousDeviceError(
+        f"{len(matches)} devices match{f' {asked}' if asked else ''}:{_listing(matches)}",
+        hint=f'Name one: fpgahal.open("{matches[0].address}").',
+    )
+
+
+def find_all(**wanted: Any) -> list[DeviceInfo]:
+    """The devices that match, at least one; parameters as for :func:`open`."""
     for key in wanted.keys() - _SELECTORS:
         raise TypeError(
             f"find() got an unexpected keyword argument {key!r}: known are {', '.join(sorted(_SELECTORS))}."
         )
     known = devices()
-    if selector is not None:
-        wanted["bdf"], wanted["slot"] = _address(selector)
     matches = [info for info in known if all(_matches(info, key, value) for key, value in wanted.items())]
-    if len(matches) == 1:
-        return matches[0]
-    asked = ", ".join(f"{key}={value}" for key, value in wanted.items() if value is not None)
     if matches:
-        raise AmbiguousDeviceError(
-            f"{len(matches)} devices match{f' {asked}' if asked else ''}:{_listing(matches)}",
-            hint=f'Name one: fpgahal.open("{matches[0].address}").',
-        )
+        return matches
     if known:
         raise DeviceNotFoundError(
-            f"No device matches {asked}.  There are:{_listing(known)}", hint="`fpgahal list` shows them."
+            f"No device matches {_asked(wanted)}.  There are:{_listing(known)}", hint="`fpgahal list` shows them."
         )
     raise DeviceNotFoundError(
         "No FPGA device was found in /sys (drivers looked for: dfl, intel-fpga, xocl).",
@@ -148,6 +154,10 @@ def _refuse_other_board(info: DeviceInfo) -> None:
             f"{info.address} is a real board in pyxrt, but this process's boards are emulated.",
             hint="Leave the emulated rack, or put emulated boards below pyxrt, too: FPGAHAL_EMU_XRT=real.",
         )
+
+
+def _asked(wanted: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in wanted.items() if value is not None)
 
 
 def _listing(infos: list[DeviceInfo]) -> str:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Generator, Iterable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +16,8 @@ class Kernel:
     def name(self) -> str: ...
     @property
     def closed(self) -> bool: ...
+    @property
+    def turn(self) -> AbstractContextManager[Any]: ...
     @property
     def csr(self) -> KernelCsr: ...
     @property

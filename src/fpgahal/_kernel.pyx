@@ -62,6 +62,12 @@ cdef class Kernel:
         return self.info.name
 
     @property
+    def turn(self):
+        """What a thread holds from start to end of a run if others use the accelerator, too (context manager): a lock
+        where it takes one run at a time, else something that never waits."""
+        return self.session.turn
+
+    @property
     def csr(self):
         """Registers of its compute unit (KernelCsr); the kernel must be opened with ``exclusive=True`` (XRT)."""
         if not self.session.csr_bytes:

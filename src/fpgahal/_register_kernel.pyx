@@ -61,7 +61,7 @@ cdef class RegisterKernel(KernelSession):
 
     def __init__(self, Session session not None, contract):
         super().__init__(session, contract.info)
-        self.max_in_flight = 1
+        self.max_in_flight, self.turn = 1, session.turn
         self.starts = self.compile(contract.start, contract, self.start)
         self.finishes = self.compile(contract.finish, contract, self.finish)
         self.condition(contract.done, contract, &self.done)

@@ -47,6 +47,7 @@ cdef class Session:
     cdef readonly uint64_t epoch         # counts resets: runs of an earlier epoch were aborted
     cdef uint64_t csr_bytes              # size of the device-wide register space; 0: there is none
     cdef void *job                       # the run that has the AFU behind those registers (see RegisterKernel)
+    cdef object turn                     # the lock of that AFU, for threads that take turns
     cdef int resetting                   # threads that reset: no run may start or end
     cdef int users                       # calls of the vendor's without the GIL, now: close() waits for them
 
@@ -70,6 +71,7 @@ cdef class KernelSession:
     cdef readonly bint closed
     cdef uint32_t csr_bytes              # size of its own register space, if it may be touched
     cdef int max_in_flight               # 0: as many as you like
+    cdef object turn                     # what a thread holds during a run, so that others wait for theirs
 
     cdef void *run_open(self) except NULL
     cdef void run_close(self, void *run) noexcept                            # only when it is not running

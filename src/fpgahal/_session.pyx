@@ -8,7 +8,9 @@ from fpgahal._use cimport begin_use, breathe, end_use, in_use
 
 import atexit
 import os
+import threading
 import weakref
+from contextlib import nullcontext
 
 from fpgahal._errors import ClosedError, UnsupportedError
 
@@ -18,6 +20,7 @@ _open_sessions = weakref.WeakSet()
 cdef class Session:
     def __init__(self, info):
         self.info = info
+        self.turn = threading.Lock()
         _open_sessions.add(self)
 
     cdef int check(self) except -1 nogil:
@@ -118,6 +121,7 @@ cdef class KernelSession:
     def __init__(self, Session session, info):
         self.session = session
         self.info = info
+        self.turn = nullcontext()
 
     cdef void *run_open(self) except NULL:
         raise NotImplementedError

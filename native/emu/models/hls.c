@@ -100,9 +100,12 @@ static void *memory(struct emu_call *call, uint64_t address, uint64_t size)
 static int execute(struct job *j, _Atomic int *cancel)
 {
     struct emu_board *b = j->call.board;
-    int rc = j->model->execute(&j->call);
-    uint64_t bytes = j->model->bytes ? j->model->bytes(&j->call) : j->asked;
-    if (!emu_pace(b, rc ? 0 : bytes, true, j->started, cancel))
+    uint64_t launched = j->started + b->launch_ns;
+    int rc = !b->launch_ns || emu_wait_until(b, launched, cancel) ? j->model->execute(&j->call) : ECANCELED;
+    uint64_t up = j->asked, down = 0;
+    if (j->model->traffic)
+        j->model->traffic(&j->call, &up, &down);
+    if (rc == 0 && !emu_link(b, up, down, launched, cancel)) /* it was under way while the kernel computed */
         rc = ECANCELED;
     if (rc == 0 && j->bad)
         rc = EFAULT;

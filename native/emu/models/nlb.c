@@ -36,6 +36,7 @@ struct run {
     struct emu_board *board;
     uint64_t src, dst, dsm; /* byte addresses */
     uint64_t started; /* ns */
+    uint64_t across; /* ns: when the data so far was over the link */
     uint64_t reads, writes; /* lines, so far */
     uint32_t epoch, mode, lines, per_request, step; /* step: lines from one request to the next */
     uint32_t error;
@@ -119,6 +120,9 @@ static bool move_piece(struct emu_port *p, struct run *r, uint64_t first, uint64
 static bool move(struct emu_port *p, struct run *r, _Atomic int *cancel)
 {
     uint64_t requests = r->lines / r->per_request, piece = PIECE_LINES / r->per_request;
+    r->across = r->started + r->board->launch_ns;
+    if (r->board->launch_ns && !emu_wait_until(r->board, r->across, cancel))
+        return false;
     do {
         for (uint64_t done = 0, n; done < requests; done += n) {
             n = requests - done < piece ? requests - done : piece;
@@ -127,7 +131,8 @@ static bool move(struct emu_port *p, struct run *r, _Atomic int *cancel)
             if (!move_piece(p, r, done, n))
                 return true;
             put(r->board, STATUS0, r->reads << 32 | (uint32_t)r->writes);
-            if (!emu_pace(r->board, LINE * (r->reads > r->writes ? r->reads : r->writes), true, r->started, cancel))
+            uint64_t bytes = n * r->per_request * LINE;
+            if (!(r->across = emu_link(r->board, r->reading ? bytes : 0, r->writing ? bytes : 0, r->across, cancel)))
                 return false;
             if (get(r->board, CTL) & CTL_FORCE)
                 return !stopped(r, cancel);

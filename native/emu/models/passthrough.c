@@ -19,6 +19,8 @@ static uint64_t bytes(const struct emu_call *c)
     return n > UINT64_MAX / 2 ? UINT64_MAX : 2 * n;
 }
 
+static void traffic(const struct emu_call *c, uint64_t *up, uint64_t *down) { *up = *down = word(c, BYTES); }
+
 static int execute(struct emu_call *c)
 {
     if (c->reg_bytes < END)
@@ -46,5 +48,6 @@ const struct emu_model emu_model_passthrough = {
     .afu_id = { 0x90, 0x7f, 0x1d, 0x42, 0xd5, 0x1d, 0x52, 0x6c, 0xbe, 0xa2, 0x4a, 0x71, 0xa4, 0xe1, 0x36, 0x5b },
     .kernel = "passthrough",
     .bytes = bytes,
+    .traffic = traffic,
     .execute = execute,
 };

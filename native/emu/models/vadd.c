@@ -18,6 +18,12 @@ static uint64_t bytes(const struct emu_call *c)
     return c->reg_bytes < END ? 0 : (uint64_t)c->regs[N / 4] * 12;
 }
 
+static void traffic(const struct emu_call *c, uint64_t *up, uint64_t *down)
+{
+    *up = (uint64_t)c->regs[N / 4] * 8;
+    *down = (uint64_t)c->regs[N / 4] * 4;
+}
+
 static int execute(struct emu_call *c)
 {
     if (c->reg_bytes < END)
@@ -49,5 +55,6 @@ const struct emu_model emu_model_vadd = {
     .afu_id = { 0x6b, 0x33, 0xdc, 0x51, 0x1e, 0xad, 0x5d, 0x64, 0x97, 0xfb, 0x48, 0xd0, 0x00, 0xd2, 0x67, 0x3d },
     .kernel = "vadd",
     .bytes = bytes,
+    .traffic = traffic,
     .execute = execute,
 };

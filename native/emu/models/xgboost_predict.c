@@ -196,11 +196,23 @@ static int forest_of(struct emu_call *c, struct forest_shared **out)
 
 /* ---- the kernel -------------------------------------------------------------------------------------- */
 
+static uint64_t outputs(const struct emu_call *c)
+{
+    return word(c, FLAGS) & LEAVES ? (uint64_t)word(c, TREE_END) - word(c, TREE_BEGIN) : word(c, N_OUT);
+}
+
+/* Rows come and go; the forest stays on the board. */
+static void traffic(const struct emu_call *c, uint64_t *up, uint64_t *down)
+{
+    *down = 4 * outputs(c) * word(c, N_ROWS);
+    *up = (uint64_t)word(c, N_ROWS) * word(c, N_FEATURES) * 4 + (word(c, FLAGS) & CONTINUE ? *down : 0);
+}
+
 static uint64_t bytes(const struct emu_call *c)
 {
     if (c->reg_bytes < END)
         return 0;
-    uint64_t out = word(c, FLAGS) & LEAVES ? (uint64_t)word(c, TREE_END) - word(c, TREE_BEGIN) : word(c, N_OUT);
+    uint64_t out = outputs(c);
     uint64_t row = ((uint64_t)word(c, N_FEATURES) + out) * 4, all;
     return __builtin_mul_overflow(row, word(c, N_ROWS), &all) ? UINT64_MAX : all;
 }
@@ -256,5 +268,6 @@ const struct emu_model emu_model_xgboost_predict = {
     .afu_id = { 0xc3, 0xee, 0xc1, 0xd8, 0x20, 0x84, 0x57, 0xbd, 0xbc, 0xee, 0xe0, 0xab, 0x17, 0x3e, 0x31, 0x0e },
     .kernel = "xgboost_predict",
     .bytes = bytes,
+    .traffic = traffic,
     .execute = execute,
 };

@@ -238,7 +238,7 @@ def rack(
     program_ms : float, optional
         Milliseconds that a reconfiguration takes.
     link_gbps : float, optional
-        GB/s (10^9 bytes a second) of the boards' link.
+        GB/s (10^9 bytes a second) of each direction of a board's link.  All transfers in a direction share it.
     launch_us : float, optional
         Microseconds added to each run.
         0 is as fast as this computer can; None is what the data file says of the board.

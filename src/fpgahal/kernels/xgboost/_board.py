@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Board: a forest resident on one device, and the slots through which rows go.
 
-A slot is a pair of buffers, one for rows and one for margins.  Its life is ``upload``, ``start``, ``finish``; several
-slots can be at different points of it, which is what pipelines are made of.
+A slot is a pair of buffers, one for rows and one for margins.  Its life is ``upload``, ``run``, ``finish``; several
+slots can be at different points of it.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Board:
         self.trees = self._resident(3, packed.trees)
         self.base = self._resident(4, forest.base_margin)
         self._free: list[Slot] = []  # append and pop are atomic
-        self.left: Run | None = None
-        self.turn = threading.Lock()  # an AFU runs one job at a time; a slot waits for its turn only to run
+        self._left: Run | None = None  # of a call that was interrupted
+        self._settling = threading.Lock()
 
     def _resident(self, argument: int, data: npt.NDArray[Any]) -> Buffer:
         buffer = self.dev.allocate(max(64, -(-data.nbytes // 64) * 64), bank=self._banks[argument])
@@ -84,21 +84,30 @@ class Board:
         """A buffer for an argument of the kernel."""
         return self.dev.allocate(floats, "float32", bank=self._banks[argument])
 
-    def settle(self, left: Run) -> None:
-        """Wait for the run of a call that was interrupted.
+    def leave(self, run: Run) -> None:
+        """Remember the run of a call that was interrupted: it may still write its buffers."""
+        self._left = None if run.done else run
+
+    def settle(self) -> None:
+        """Wait for the run that was left, if there is one.
 
         Raises
         ------
         RunTimeoutError
             It does not end.
         """
-        try:
-            left.wait(PATIENCE)
-        except RunTimeoutError:
-            raise
-        except RunError:  # nobody waits for its result
-            pass
-        self.left = None
+        if self._left is None:
+            return
+        with self._settling:
+            if self._left is None:
+                return
+            try:
+                self._left.wait(PATIENCE)
+            except RunTimeoutError:
+                raise
+            except RunError:  # nobody waits for its result
+                pass
+            self._left = None
 
     def close(self) -> None:
         """Give the kernel and the memory back."""
@@ -114,11 +123,12 @@ class Slot:
 
     __slots__ = ("board", "x", "y")
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, rows: int = 0) -> None:
         forest = board.forest
+        rows = rows or board.rows
         self.board = board
-        self.x = board.allocate(0, board.rows * max(1, forest.n_features))
-        self.y = board.allocate(1, board.words)
+        self.x = board.allocate(0, rows * max(1, forest.n_features))
+        self.y = board.allocate(1, max(rows * forest.n_outputs, forest.n_trees))
 
     def upload(self, rows: Rows, first: int, count: int, missing: float, margins: Floats | None = None) -> None:
         """Bring rows ``[first, first + count)`` to the board; with `margins`, where their sums begin.
@@ -135,11 +145,11 @@ class Slot:
             _numbers.fill(margins, self.y, first * columns, count * columns, np.nan, True)
             self.y.sync_to_device(0, 4 * count * columns)
 
-    def start(self, count: int, begin: int, end: int, flags: int = 0) -> Run:
-        """Start the kernel on the rows that were uploaded, with trees ``[begin, end)``."""
+    def args(self, count: int, begin: int, end: int, flags: int = 0) -> tuple[Any, ...]:
+        """The kernel's arguments for the rows that were uploaded, with trees ``[begin, end)``."""
         board, forest = self.board, self.board.forest
         width = max(1, forest.n_features)
-        return board.kernel.start(
+        return (
             self.x,
             self.y,
             board.nodes,
@@ -158,14 +168,13 @@ class Slot:
     def run(self, count: int, begin: int, end: int, flags: int = 0) -> None:
         """Start it, and wait for the end."""
         board = self.board
-        with board.turn:
-            if board.left is not None:
-                board.settle(board.left)
-            run = self.start(count, begin, end, flags)
+        with board.kernel.turn:
+            board.settle()
+            run = board.kernel.start(*self.args(count, begin, end, flags))
             try:
                 run.wait()
             except BaseException:  # Ctrl-C
-                board.left = None if run.done else run
+                board.leave(run)
                 raise
 
     def finish(self, out: Floats, first: int, count: int, transform: int) -> None:
