@@ -4,6 +4,9 @@ from numpy.typing import NDArray
 
 ENTRY: np.dtype[np.void]
 ROW: np.dtype[np.void]
+GAIN_FLOAT32: int
+GAIN_FLOAT64: int
+GAIN_OLD: int
 
 _F32 = NDArray[np.float32]
 _F64 = NDArray[np.float64]
@@ -19,6 +22,16 @@ def strictly_ascending(indptr: _I64, indices: _I32) -> bool: ...
 def squared_gradients(margin: _F32, label: _F32, weight: _F32, out: _F32) -> None: ...
 def logistic_gradients(margin: _F32, label: _F32, weight: _F32, out: _F32) -> None: ...
 def softmax_gradients(margin: _F32, label: _F32, weight: _F32, out: _F32) -> None: ...
+def node_values(
+    sums: _F64,
+    variant: int,
+    min_child_weight: np.float32,
+    max_delta_step: np.float32,
+    alpha: np.float32,
+    lambda_: np.float32,
+    weight: _F32,
+    gain: _F32,
+) -> None: ...
 def begin_tree(gradients: _F32, rows: _Rows, position: _I32, work: _I32, sums: _F64) -> None: ...
 def descend(
     indptr: _I64,

@@ -5,8 +5,9 @@
 Everything here has the order and the roundings of xgboost on one thread.  Callers pass arrays that fit each other:
 nothing is checked.
 """
-from libc.math cimport expf, fmaxf, fminf
+from libc.math cimport copysign, expf, fabs, fabsf, fmaxf, fminf
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 
 import numpy as np
 
@@ -19,6 +20,12 @@ cdef packed struct Row:
     float h
     int32_t node
     uint32_t reserved
+
+cdef struct Split:
+    int32_t feature
+    float threshold
+    int32_t child
+    int32_t default_left
 
 ENTRY = np.dtype([("row", "<u4"), ("value", "<f4")])
 ROW = np.dtype([("g", "<f4"), ("h", "<f4"), ("node", "<i4"), ("reserved", "<u4")])
@@ -213,6 +220,41 @@ def softmax_gradients(const float[:, ::1] margin, const float[::1] label, const 
                 out[k, row, 0] = p * weight[row]
 
 
+# --- weights and gains of nodes -------------------------------------------------------------------------------------
+GAIN_FLOAT32, GAIN_FLOAT64, GAIN_OLD = range(3)  # xgboost up to 3.3, since 3.4, and 0.90
+
+
+def node_values(const double[:, ::1] sums, int variant, float min_child_weight, float max_delta_step, float alpha,
+                float lambda_, float[::1] weight, float[::1] gain):
+    """Weight and gain of nodes, of which `sums` (n, 2) has gradient and hessian."""
+    cdef Py_ssize_t node
+    cdef double g, h, top, w
+    cdef float w32, g32, h32
+    for node in range(sums.shape[0]):
+        g, h = sums[node, 0], sums[node, 1]
+        top = g - alpha if g > alpha else (g + alpha if g < -alpha else 0.0)
+        w = -top / (h + lambda_)
+        if variant == 2:
+            w = <float>w
+        if max_delta_step != 0 and fabs(w) > max_delta_step:
+            w = copysign(max_delta_step, w)
+        if variant != 2 and (h <= 0 or (variant == 0 and h < min_child_weight)):
+            w = 0
+        w32 = <float>w
+        weight[node] = w32
+        if variant == 2:
+            gain[node] = -<float>(w32 * (2.0 * g + h * w32 + lambda_ * w32) + 2.0 * alpha * fabsf(w32))
+        elif h <= 0:
+            gain[node] = 0
+        elif variant == 1:
+            gain[node] = <float>-(2.0 * g * w32 + (h + lambda_) * (w32 * w32) + 2.0 * alpha * fabsf(w32))
+        elif max_delta_step == 0:
+            gain[node] = <float>(top * top) / <float>(h + lambda_)
+        else:
+            g32, h32 = <float>g, <float>h
+            gain[node] = -(<float>2.0 * g32 * w32 + (h32 + lambda_) * (w32 * w32))
+
+
 # --- rows on their way down -----------------------------------------------------------------------------------------
 def begin_tree(const float[:, ::1] gradients, Row[::1] rows, int32_t[::1] position, int32_t[::1] work,
                double[:, ::1] sums):
@@ -268,23 +310,37 @@ def descend(const int64_t[::1] indptr, const int32_t[::1] indices, const float[:
     sums : ndarray, shape (next level, 2)
         Zero; becomes the children's gradient and hessian.
     """
-    cdef Py_ssize_t row
+    cdef Py_ssize_t row, n_nodes = feature.shape[0], at
     cdef int32_t node, to
+    cdef int64_t low
+    cdef Split split
+    cdef double *to_sum
+    cdef Split *splits = <Split *>malloc(max(n_nodes, 1) * sizeof(Split))
+    if splits == NULL:
+        raise MemoryError()
     with nogil:
+        for at in range(n_nodes):
+            splits[at] = Split(feature[at], threshold[at], child[at], default_left[at])
         for row in range(rows.shape[0]):
             node = work[row]
             if node < 0:
                 continue
-            to = child[node]
+            split = splits[node]
+            to = split.child
             if to >= 0:
-                if not goes_left(indptr, indices, data, row, feature[node], n_features, threshold[node],
-                                 default_left[node]):
-                    to += 1
+                low = indptr[row]
+                if indptr[row + 1] - low == n_features:  # nothing is missing: no branch, half of them would be wrong
+                    to += not data[low + split.feature] < split.threshold
+                else:
+                    to += not goes_left(indptr, indices, data, row, split.feature, n_features, split.threshold,
+                                        split.default_left)
                 position[row] = first_id + to
-                sums[to, 0] += rows[row].g
-                sums[to, 1] += rows[row].h
+                to_sum = &sums[to, 0]
+                to_sum[0] += rows[row].g
+                to_sum[1] += rows[row].h
             work[row] = to
             rows[row].node = to
+    free(splits)
 
 
 def show_page(const int32_t[::1] work, Row[::1] rows, int32_t first, int32_t count):

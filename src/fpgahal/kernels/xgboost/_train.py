@@ -14,10 +14,10 @@ import numpy as np
 from fpgahal import ArgumentError, ArgumentRangeError, Device, UnsupportedError
 from fpgahal.kernels.xgboost import _grow
 from fpgahal.kernels.xgboost._train_board import Boards, Image
-from fpgahal.kernels.xgboost._train_inaccel import InaccelBoards, InaccelGains
+from fpgahal.kernels.xgboost._train_inaccel import InaccelBoards
 from fpgahal.kernels.xgboost._train_model import assemble
 from fpgahal.kernels.xgboost._train_params import LOGISTIC, SOFTMAX, SQUARED, Params, Settings, settings
-from fpgahal.kernels.xgboost._train_tree import Floats, Gains, Rows, Tree, grow
+from fpgahal.kernels.xgboost._train_tree import Floats, Rows, Tree, grow
 
 if TYPE_CHECKING:
     import xgboost
@@ -191,8 +191,9 @@ class _Training:
             raise UnsupportedError(f"xgboost {xgboost.__version__} is too old: 3.0 or newer is needed.")
         self._settings = chosen
         self.inaccel = chosen.tree_method == "fpga_exact"
-        gains = InaccelGains if self.inaccel else Gains
-        self.gains = gains(chosen, float64=version >= (3, 4))
+        self._variant = _grow.GAIN_FLOAT64 if version >= (3, 4) else _grow.GAIN_FLOAT32
+        if self.inaccel:
+            self._variant = _grow.GAIN_OLD
         if isinstance(data, tuple):
             data = xgboost.DMatrix(data[0], label=data[1])
         self.matrix = _Matrix(data, "dtrain")
@@ -237,8 +238,15 @@ class _Training:
 
     def _start(self, data: xgboost.DMatrix, matrix: _Matrix) -> Floats:
         """Margins before the first tree."""
-        margin = self._watch.predict(data, output_margin=True)
-        return np.ascontiguousarray(margin, np.float32).reshape(matrix.n_rows, self._settings.n_groups).copy()
+        shape = matrix.n_rows, self._settings.n_groups
+        margin = data.get_base_margin()
+        if not margin.size:
+            row = np.zeros((1, self.matrix.n_features), np.float32)
+            one = self._xgboost.DMatrix(row, feature_names=self._names, feature_types=self._types)
+            margin = np.tile(self._watch.predict(one, output_margin=True).reshape(1, -1), (matrix.n_rows, 1))
+        if margin.size != shape[0] * shape[1]:
+            raise ArgumentError(f"There are {margin.size} base margins, expected {shape[0]} x {shape[1]}.")
+        return np.array(margin, np.float32, order="C").reshape(shape)
 
     def _watched_data(self, train: xgboost.DMatrix, data: xgboost.DMatrix, name: str) -> tuple[Any, ...]:
         if data is train:
@@ -262,7 +270,7 @@ class _Training:
         if self.inaccel:
             boards = InaccelBoards(devices, image, entries, col_ptr, n, self._settings)
         else:
-            boards = Boards(devices, image, entries, col_ptr, n, self._settings, float64=self.gains.float64)
+            boards = Boards(devices, image, entries, col_ptr, n, self._settings, float64=self._variant == _grow.GAIN_FLOAT64)
         del entries
         with boards:
             yield Rows(m.indptr, m.indices, m.data, m.n_features, np.empty(n, np.int32), boards)
@@ -272,7 +280,7 @@ class _Training:
         s = self._settings
         _GRADIENTS[s.kind](self.margin, self.matrix.label, self._weight, self._gradients)
         for group in range(s.n_groups):
-            tree = grow(rows, self._gradients[group], self.gains)
+            tree = grow(rows, self._gradients[group], s, self._variant)
             _grow.add_leaves(rows.position, tree.leaves(), self.margin, group)
             for _, matrix, margin, _ in self._watched:
                 if matrix is not self.matrix:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training with ``com.inaccel.xgboost.exact`` v0, as InAccel's library of 2019 does it (``tree_method=fpga_exact``).
 
-Its host part is xgboost 0.90 with node sums in float32.  The figures that InAccel published come from eight threads,
-so sums are taken in the order of eight threads here.
+Its host part is xgboost 0.90 with node sums in float32, summed as eight threads do it: the figures that InAccel
+published come from a machine with eight.
 """
 
 from __future__ import annotations
@@ -26,34 +26,9 @@ from fpgahal.kernels.xgboost._train_contracts import (
     SPLIT,
 )
 from fpgahal.kernels.xgboost._train_params import Settings
-from fpgahal.kernels.xgboost._train_tree import Floats, Gains
+from fpgahal.kernels.xgboost._train_tree import Floats
 
-THREADS = 8
 NOTHING = 0xFFFFFFFF  # row of a padding entry
-
-
-class InaccelGains(Gains):
-    """Weights and gains as xgboost 0.90 computes them."""
-
-    def resum(self, rows: NDArray[np.void], sums: NDArray[np.float64]) -> None:
-        """Sum the gradients of a level's nodes anew, as it does."""
-        _grow.float_sums(rows, THREADS, sums)
-
-    def weights(self, sums: NDArray[np.float64]) -> Floats:
-        """Weight of each node, whatever its hessian."""
-        s, (g, h) = self.settings, sums.T
-        with np.errstate(all="ignore"):
-            weight = (-self._threshold(g) / (h + np.float64(s.reg_lambda))).astype(np.float32)
-        if s.max_delta_step != 0:
-            weight = np.where(np.abs(weight) > s.max_delta_step, np.copysign(s.max_delta_step, weight), weight)
-        return weight
-
-    def of(self, sums: NDArray[np.float64], weights: Floats) -> Floats:
-        """Gain of each node."""
-        s, (g, h), wide = self.settings, sums.T, weights.astype(np.float64)
-        loss = wide * (2.0 * g + h * wide + (s.reg_lambda * weights).astype(np.float64))
-        loss += 2.0 * np.float64(s.reg_alpha) * np.abs(wide)
-        return (-loss).astype(np.float32)
 
 
 class InaccelBoards:

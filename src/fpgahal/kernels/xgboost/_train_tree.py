@@ -15,6 +15,7 @@ from fpgahal.kernels.xgboost._train_params import Settings
 
 EPSILON = np.float32(1e-6)  # a split must gain more
 NO_PARENT = 2**31 - 1
+THREADS = 8  # in whose order InAccel's published figures sum
 DELETED = 2**31 - 1  # feature of a node that was pruned away
 
 Floats = NDArray[np.float32]
@@ -74,50 +75,15 @@ class Tree:
         return values
 
 
-@dataclass(frozen=True, slots=True)
-class Gains:
-    """Weights and gains of nodes with xgboost's roundings; `float64` as xgboost >= 3.4 computes them."""
-
-    settings: Settings
-    float64: bool
-
-    def resum(self, rows: NDArray[np.void], sums: NDArray[np.float64]) -> None:
-        """Change the sums of a level's nodes, which are float64 and in the order of the rows: not here."""
-
-    def _threshold(self, g: NDArray[np.float64]) -> NDArray[np.float64]:
-        alpha = np.float64(self.settings.reg_alpha)
-        return np.where(g > alpha, g - alpha, np.where(g < -alpha, g + alpha, 0.0))
-
-    def weights(self, sums: NDArray[np.float64]) -> Floats:
-        """Weight of each node; `sums` (n, 2) are gradient and hessian."""
-        s, (g, h) = self.settings, sums.T
-        with np.errstate(all="ignore"):
-            weight = -self._threshold(g) / (h + np.float64(s.reg_lambda))
-        if s.max_delta_step != 0:
-            step = np.float64(s.max_delta_step)
-            weight = np.where(np.abs(weight) > step, np.copysign(step, weight), weight)
-        nothing = h <= 0 if self.float64 else (h <= 0) | (h < s.min_child_weight)
-        return np.where(nothing, 0.0, weight).astype(np.float32)
-
-    def of(self, sums: NDArray[np.float64], weights: Floats) -> Floats:
-        """Gain of each node."""
-        s, (g, h) = self.settings, sums.T
-        with np.errstate(all="ignore"):
-            if self.float64:
-                square = (weights * weights).astype(np.float64)
-                rest = 2.0 * np.float64(s.reg_alpha) * np.abs(weights).astype(np.float64)
-                gain = -(2.0 * g * weights.astype(np.float64) + (h + np.float64(s.reg_lambda)) * square + rest)
-                gain = gain.astype(np.float32)
-            elif s.max_delta_step == 0:
-                top = self._threshold(g)
-                gain = (top * top).astype(np.float32) / (h + np.float64(s.reg_lambda)).astype(np.float32)
-            else:
-                g32, h32 = g.astype(np.float32), h.astype(np.float32)
-                gain = -(np.float32(2) * g32 * weights + (h32 + s.reg_lambda) * (weights * weights))
-        return np.where(h <= 0, np.float32(0), gain)
+def node_values(sums: NDArray[np.float64], settings: Settings, variant: int) -> tuple[Floats, Floats]:
+    """Weights and gains of nodes with xgboost's roundings; `sums` (n, 2) are their gradients and hessians."""
+    weight, gain = np.empty(len(sums), np.float32), np.empty(len(sums), np.float32)
+    s = settings
+    _grow.node_values(sums, variant, s.min_child_weight, s.max_delta_step, s.reg_alpha, s.reg_lambda, weight, gain)
+    return weight, gain
 
 
-def grow(rows: Rows, gradients: Floats, gains: Gains) -> Tree:
+def grow(rows: Rows, gradients: Floats, settings: Settings, variant: int) -> Tree:
     """Grow one tree, and leave each row's node in ``rows.position``.
 
     Parameters
@@ -125,22 +91,25 @@ def grow(rows: Rows, gradients: Floats, gains: Gains) -> Tree:
     rows : Rows
     gradients : ndarray of float32, shape (n_rows, 2)
         Gradient and hessian.
-    gains : Gains
+    settings : Settings
+    variant : int
+        How gains are computed: one of ``_grow.GAIN_FLOAT32``, ``GAIN_FLOAT64``, ``GAIN_OLD``.
     """
-    settings, boards = gains.settings, rows.boards
+    boards = rows.boards
     levels: list[dict[str, Any]] = []
     parents = [np.array([NO_PARENT], np.int32)]
     sums = np.empty((1, 2))
     _grow.begin_tree(gradients, boards.rows, rows.position, boards.work, sums)
     first = 0
     for depth in range(settings.max_depth + 1):
-        gains.resum(boards.rows, sums)
-        weight = gains.weights(sums)
+        if variant == _grow.GAIN_OLD:
+            _grow.float_sums(boards.rows, THREADS, sums)
+        weight, gain = node_values(sums, settings, variant)
         level = _leaves(weight, settings, sums)
         levels.append(level)
         if depth == settings.max_depth:
             break
-        best = boards.search(sums, gains.of(sums, weight))
+        best = boards.search(sums, gain)
         split = best["loss"] > EPSILON
         level["loss"] = best["loss"].copy()
         n_split = int(np.count_nonzero(split))
