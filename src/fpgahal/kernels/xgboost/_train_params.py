@@ -163,8 +163,8 @@ def settings(params: Params) -> Settings:
         raise ArgumentRangeError(
             f"max_depth is {depth}; the exact method wants 1 to 30.", hint="Unlimited depth needs another tree method."
         )
-    requests = _whole(given, "nRequests", 1, low=1)
-    if requests > 1 and method != "fpga_exact":
+    requests = _whole(given, "nRequests", 2, low=1)  # 2: the kernels of one of InAccel's cards
+    if "nRequests" in given and method != "fpga_exact":
         raise ArgumentError('nRequests belongs to tree_method="fpga_exact"; boards are named by devices=.')
     own = {"tree_method": "exact", "nthread": 1, "objective": objective}
     keep = (known | _HARMLESS) - {"tree_method", "nRequests"}
