@@ -226,9 +226,7 @@ class KernelContract:
         for index, arg in enumerate(self.args):
             array = isinstance(arg, Array)
             size = 8 if array or arg.dtype.endswith("64") else 4
-            found.append(
-                ArgInfo(index, arg.name, ArgKind.BUFFER if array else ArgKind.SCALAR, arg.type, size, offset)
-            )
+            found.append(ArgInfo(index, arg.name, ArgKind.BUFFER if array else ArgKind.SCALAR, arg.type, size, offset))
             offset += size + 4
         return KernelInfo(self.name, tuple(found), (f"{self.name}_1",), register_bytes=0x1000)
 

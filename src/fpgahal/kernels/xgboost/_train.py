@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,6 @@ from fpgahal.kernels.xgboost._train_tree import Floats, Rows, Tree, grow
 if TYPE_CHECKING:
     import xgboost
 
-Data = "xgboost.DMatrix | tuple[Any, Any]"
 
 _GRADIENTS = {
     SQUARED: _grow.squared_gradients,
@@ -33,7 +32,7 @@ _GRADIENTS = {
 
 def train(
     params: Params,
-    dtrain: Data,
+    dtrain: xgboost.DMatrix | tuple[Any, Any],
     num_boost_round: int = 10,
     *,
     devices: Device | Sequence[Device],
@@ -182,7 +181,9 @@ class _Matrix:
 class _Training:
     """The model so far."""
 
-    def __init__(self, chosen: Settings, data: Data, evals: Sequence[tuple[xgboost.DMatrix, str]]) -> None:
+    def __init__(
+        self, chosen: Settings, data: xgboost.DMatrix | tuple[Any, Any], evals: Sequence[tuple[xgboost.DMatrix, str]]
+    ) -> None:
         import xgboost
 
         self._xgboost = xgboost
@@ -197,7 +198,7 @@ class _Training:
         if isinstance(data, tuple):
             data = xgboost.DMatrix(data[0], label=data[1])
         self.matrix = _Matrix(data, "dtrain")
-        self._names, self._types = data.feature_names, data.feature_types
+        self._names, self._types = list(data.feature_names or []) or None, list(data.feature_types or []) or None
         self.skeleton = self._make_skeleton(data)
         self.trees: list[Tree] = []
         self.history: dict[str, dict[str, list[float]]] = {}
@@ -270,7 +271,8 @@ class _Training:
         if self.inaccel:
             boards = InaccelBoards(devices, image, entries, col_ptr, n, self._settings)
         else:
-            boards = Boards(devices, image, entries, col_ptr, n, self._settings, float64=self._variant == _grow.GAIN_FLOAT64)
+            float64 = self._variant == _grow.GAIN_FLOAT64
+            boards = Boards(devices, image, entries, col_ptr, n, self._settings, float64=float64)
         del entries
         with boards:
             yield Rows(m.indptr, m.indices, m.data, m.n_features, np.empty(n, np.int32), boards)

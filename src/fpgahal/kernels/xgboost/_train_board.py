@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from itertools import pairwise
 from types import TracebackType
 from typing import Any, Self
 
@@ -231,4 +232,4 @@ def shares(col_ptr: NDArray[np.uint64], dirs: NDArray[np.uint8], n: int) -> list
         at = int(np.searchsorted(work, work[-1] * part / n)) + 1
         bounds.append(min(max(at, bounds[-1] + 1), len(dirs) - (n - part)))
     bounds.append(len(dirs))
-    return list(zip(bounds, bounds[1:], strict=False))
+    return list(pairwise(bounds))

@@ -150,7 +150,7 @@ def settings(params: Params) -> Settings:
     if method not in ("exact", "fpga_exact", "auto"):
         raise UnsupportedError(
             f"tree_method={method!r} is not supported: boards search all splits.",
-            hint='"exact" grows the trees of xgboost, "fpga_exact" those of InAccel\'s accelerator (16.16 fixed point).',
+            hint='"exact" grows the trees of xgboost, "fpga_exact" those of InAccel\'s accelerator of 2019.',
         )
     kind = _OBJECTIVES[objective]
     n_groups = 1

@@ -140,7 +140,7 @@ def grow(rows: Rows, gradients: Floats, settings: Settings, variant: int) -> Tre
             sums,
         )
         first = below
-    columns = {name: np.concatenate([level[name] for level in levels]) for name in levels[0]}
+    columns: dict[str, Any] = {name: np.concatenate([level[name] for level in levels]) for name in levels[0]}
     tree = Tree(parent=np.concatenate(parents), **columns)
     if settings.gamma > 0:
         _prune(tree, settings)
