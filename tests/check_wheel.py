@@ -16,6 +16,7 @@ WANTED = [
     "fpgahal/data/boards.toml",
     "fpgahal/data/accelerators.toml",
     "fpgahal/_session.pxd",
+    "fpgahal/include/fpgahal_emu.h",
     "fpgahal/_lib/libfpgahal-emu-opae.so",
     "fpgahal/_lib/libfpgahal-emu-xrt.so",
     "pytest_fpgahal/__init__.py",

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pages of docs/: their Python blocks run as they stand, and what they name is there."""
+"""The pages of docs/: their blocks run as they stand, and what they name is there."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,26 @@ import pytest
 import fpgahal
 
 PAGES = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
+FENCE = re.compile(r"^```(python|c|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"(?:# |/\* )(\w+\.\w+)(?: \*/)?\n")  # the first line of a block that is a file for those that follow
+
+
+def blocks(page: Path) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """What runs of a page: each Python block, with what comes before it (kind or file's name, text)."""
+    before: list[tuple[str, str]] = []
+    for kind, text in FENCE.findall(page.read_text()):
+        if name := FILE.match(text):
+            before.append((name[1], text))
+        elif kind == "sh":
+            before.append(("sh", text))
+        elif kind == "python":
+            yield text, list(before)
+
+
 BLOCKS = [
-    pytest.param(code, id=f"{page.stem}-{number}")
+    pytest.param(code, before, id=f"{page.stem}-{number}")
     for page in PAGES
-    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
+    for number, (code, before) in enumerate(blocks(page))
 ]
 NAMES = {
     "dev": fpgahal.Device,
@@ -32,9 +50,16 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("code", BLOCKS)
-def test_python(code: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("code", "before"), BLOCKS)
+def test_python(code: str, before: list[tuple[str, str]], tmp_path: Path) -> None:
     """A block with tests goes to pytest, any other to Python."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for name, text in before:
+        if name != "sh":
+            (tmp_path / name).write_text(text)
+            continue
+        done = subprocess.run(["sh", "-ec", text], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
     (tmp_path / "test_block.py").write_text(code)
     tests = re.search(r"^\s*def test_", code, re.MULTILINE)
     command = ["-m", "pytest", "-q", "--strict-markers", "-p", "no:cacheprovider"] if tests else []

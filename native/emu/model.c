@@ -30,6 +30,7 @@ static const struct emu_model unknown = { .name = "unknown", .regs = unknown_reg
 struct entry {
     struct emu_model model; /* a compute kernel with an AFU id has the registers of models/hls.c */
     struct emu_access access;
+    const void *key; /* of who added it */
     _Atomic bool removed;
     struct entry *next;
 };
@@ -110,7 +111,7 @@ const struct emu_model *emu_model_by_kernel(const char *name)
     return e ? &e->model : NULL;
 }
 
-int emu_model_add(const struct emu_model *m)
+int emu_model_add(const struct emu_model *m, const void *key)
 {
     if (!m->name || !(m->kernel ? m->execute != NULL : m->regs && any(m->afu_id)))
         return EINVAL;
@@ -118,6 +119,7 @@ int emu_model_add(const struct emu_model *m)
     if (!e)
         return ENOMEM;
     make(e, m);
+    e->key = key;
     lock();
     e->next = atomic_load(&added);
     atomic_store(&added, e);
@@ -125,11 +127,11 @@ int emu_model_add(const struct emu_model *m)
     return 0;
 }
 
-int emu_model_remove(int (*execute)(struct emu_call *))
+int emu_model_remove(const void *key)
 {
     int rc = ENOENT;
     for (struct entry *e = atomic_load(&added); e; e = e->next) {
-        if (e->model.execute == execute && !atomic_exchange(&e->removed, true))
+        if (e->key == key && !atomic_exchange(&e->removed, true))
             rc = 0;
     }
     return rc;

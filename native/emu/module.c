@@ -23,18 +23,20 @@ static void load(const char *path)
 {
     void *object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     const struct emu_model *model = object ? dlsym(object, "fpgahal_emu_model") : NULL;
-    const char *why = model ? "its fpgahal_emu_model has no name, or neither kernel and execute nor registers and AFU id"
+    const char *why = model ? "its fpgahal_emu_model lacks a name, kernel and execute, or registers and AFU id"
                             : dlerror();
-    if (!model || emu_model_add(model))
+    if (!model || emu_model_add(model, &seen))
         emu_error(NULL, true, "%s (from " ENVIRONMENT ") is no model of an accelerator: %s", path, why);
 }
 
+/* Objects stay loaded, as something may still run; their models come and go with the variable. */
 void emu_modules_load(void)
 {
     pthread_once(&once, watch_fork);
     pthread_mutex_lock(&lock);
     const char *now = getenv(ENVIRONMENT);
     if (strcmp(now ? now : "", seen ? seen : "") != 0) {
+        emu_model_remove(&seen);
         free(seen);
         seen = strdup(now ? now : "");
         char *list = strdup(now ? now : ""), *rest = NULL;
@@ -47,11 +49,14 @@ void emu_modules_load(void)
 
 int fpgahal_emu_register(const char *kernel, const uint8_t *afu_id, int (*execute)(struct emu_call *))
 {
-    char *name = kernel && *kernel ? strdup(kernel) : NULL; /* kept: ports may look at a model for ever */
+    char *name = kernel && *kernel ? strdup(kernel) : NULL; /* stays: ports may look at a model for ever */
     struct emu_model model = { .name = name, .kernel = name, .execute = execute };
     if (afu_id)
         memcpy(model.afu_id, afu_id, sizeof model.afu_id);
-    return emu_model_add(&model);
+    int rc = emu_model_add(&model, (const void *)execute);
+    if (rc)
+        free(name);
+    return rc;
 }
 
-int fpgahal_emu_unregister(int (*execute)(struct emu_call *)) { return emu_model_remove(execute); }
+int fpgahal_emu_unregister(int (*execute)(struct emu_call *)) { return emu_model_remove((const void *)execute); }

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ENGINE_STACK (512u << 10)
+#define ENGINE_STACK (8u << 20) /* what a main thread has: a model may be a Python function */
 
 static pthread_mutex_t ports_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct emu_port *ports, *inherited;
@@ -179,8 +179,10 @@ static int undefined(struct emu_port *p, const struct emu_access *a, const char 
 {
     if (a->model->zero_elsewhere)
         return 0;
-    emu_error(p->board, true, "%u-bit %s of offset 0x%llx, where AFU '%s' has no register", bytes * 8, what,
-              (unsigned long long)offset, a->model->name);
+    const char *more = emu_model_by_afu(p->board->afu_id) ? "" : " (this process has no model of it; a Python function "
+                       "is known only to the process that registered it)";
+    emu_error(p->board, true, "%u-bit %s of offset 0x%llx, where AFU '%s' has no register%s", bytes * 8, what,
+              (unsigned long long)offset, a->model->name, more);
     return EIO;
 }
 

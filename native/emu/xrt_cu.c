@@ -135,7 +135,7 @@ static int prepare(struct xrt_kernel *k, struct xrt_device *d, const unsigned ch
         return -1;
     k->model = emu_model_by_kernel(k->meta->name);
     if (!k->model)
-        return xrt_fail(d->board, ENOSYS, "the emulator has no model of kernel %s", k->meta->name);
+        return xrt_fail(d->board, ENOSYS, "the emulator has no model of kernel %s in this process", k->meta->name);
     return take_cus(k, d);
 }
 

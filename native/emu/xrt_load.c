@@ -56,7 +56,8 @@ static int check_kernels(const struct xrt_device *d, const struct xclbin *x)
     for (uint32_t i = 0; i < x->nkernels; i++) {
         const struct xclbin_kernel *k = &x->kernels[i];
         if (!emu_model_by_kernel(k->name))
-            return xrt_fail(d->board, ENOSYS, "the emulator has no model of kernel \"%s\"; it cannot run this xclbin",
+            return xrt_fail(d->board, ENOSYS, "the emulator has no model of kernel \"%s\" in this process; it cannot "
+                            "run this xclbin (a Python function is known only to the process that registered it)",
                             k->name);
         if (4 * (1 + masks) + (uint64_t)k->reg_bytes > XRT_REG_BYTES)
             return xrt_fail(d->board, EINVAL, "the register file of kernel %s (0x%x bytes) does not fit into a command "

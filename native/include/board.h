@@ -175,10 +175,10 @@ int emu_image_check(const uint8_t *data, size_t size, uint8_t interface_id[16], 
  * in it is a file in models/ and a line in model.c. */
 const struct emu_model *emu_model_by_afu(const uint8_t afu_id[16]);
 const struct emu_model *emu_model_by_kernel(const char *name);
-/* Add a model; it goes before older ones of its id and name.  Or take those with this function away again: runs
- * that use one go on.  0, EINVAL, ENOMEM or ENOENT. */
-int emu_model_add(const struct emu_model *);
-int emu_model_remove(int (*execute)(struct emu_call *));
+/* Add a model, which goes before older ones of its id and name; or take those with that key away again: runs that
+ * use one go on.  0, EINVAL, ENOMEM or ENOENT. */
+int emu_model_add(const struct emu_model *, const void *key);
+int emu_model_remove(const void *key);
 /* Set a board's registers to the reset values of its AFU's model (caller holds the lock). */
 void emu_model_reset_registers(struct emu_board *);
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from fpgahal._errors import ArgumentError, ArgumentRangeError
+from fpgahal._errors import ArgumentError, ArgumentRangeError, LibraryError
 from fpgahal._types import ArgInfo, ArgKind, KernelInfo
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class KernelContract:
         None: there is no such AFU; the kernel is for XRT boards only.
     summary : str
     base : int
-        Byte offset of the control block in the AFU's registers.
+        Byte offset of the control block in the AFU's registers; 0x40 on emulated boards.
 
     Raises
     ------
@@ -298,10 +298,21 @@ def _points() -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=GROUP))
 
 
+def _load(point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except Exception as error:
+        package = point.dist.name if point.dist else "a package"
+        raise LibraryError(
+            f"The accelerator {point.value} of {package} can't be loaded: {type(error).__name__}: {error}.",
+            hint=f"Repair or uninstall {package}; its entry point in {GROUP} names a contract.",
+        ) from error
+
+
 def kernel_contracts() -> Iterator[KernelContract]:
     """Kernels that installed packages and this process offer; of the same name, the later one counts."""
     for point in _points():
-        contract = point.load()
+        contract = _load(point)
         if isinstance(contract, KernelContract):
             yield contract
     yield from _added
@@ -312,7 +323,7 @@ def contracts_for(afu_id: uuid.UUID | None) -> tuple[RegisterContract, ...]:
     if afu_id is None:
         return ()
     found: list[Any] = [contract for contract in reversed(_added) if contract.afu_id == afu_id]
-    found += [point.load() for point in _points() if point.name == str(afu_id)]
+    found += [_load(point) for point in _points() if point.name == str(afu_id)]
     return tuple(
         contract.registers if isinstance(contract, KernelContract) else contract
         for contract in found

@@ -327,6 +327,8 @@ class Device:
             XRT on a real card: its C API has no reset (``xbutil reset`` has).
         """
         self._ready().reset()
+        for kernel in list(self._kernels):
+            _ = kernel._running  # runs that nobody holds any more give their buffers back
 
     # --- life -----------------------------------------------------------------------------------------------
 

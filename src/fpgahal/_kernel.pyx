@@ -20,6 +20,7 @@ from fpgahal._types import RunState
 cdef double SLICE = 0.05   # seconds between two looks for Ctrl-C
 cdef int IN_FLIGHT = 16    # runs that map() keeps going where the driver sets no limit
 cdef int CHUNK = 1024      # batches that map() converts at a time
+cdef set abandoned = set()  # kernels with a run in flight whose Run object is gone
 
 cdef tuple STATES = (RunState.RUNNING, RunState.COMPLETED, RunState.ERROR, RunState.ABORTED)
 
@@ -249,6 +250,7 @@ cdef class Kernel:
                 self.signature.hold(run.args)
                 run.link()
                 self.orphans.append(run)
+                abandoned.add(self)
             else:
                 self.give(runs[at])
         return 0
@@ -286,6 +288,8 @@ cdef class Kernel:
             at = run.next
             if run.look() != RUN_RUNNING and run in self.orphans:
                 self.orphans.remove(run)
+        if not self.orphans:
+            abandoned.discard(self)
         return 0
 
     cdef outcome(self, int state, double limit, what):
@@ -495,6 +499,7 @@ cdef class Run:
                 other.kernel, other.handle, other.args = self.kernel, self.handle, self.args
                 other.link()
                 self.kernel.orphans.append(other)
+                abandoned.add(self.kernel)
         except Exception:
             pass  # a destructor has nobody to tell
 

@@ -139,6 +139,18 @@ def own(file: str) -> str:
     )
 
 
+def include() -> str:
+    """Folder of the C headers that come with fpgahal; errors as :func:`own`."""
+    folders = [os.path.join(os.path.dirname(folder), "include") for folder in _own_folders()]
+    for folder in folders:
+        if os.path.isdir(folder):
+            return folder
+    raise LibraryNotFoundError(
+        f"fpgahal_emu.h not found (looked in: {', '.join(folders)}).",
+        hint="Reinstall fpgahal (`pip install --force-reinstall fpgahal`): its native part is missing.",
+    )
+
+
 def wants_real_xrt() -> bool:
     """Whether emulated XRT boards are to be used through the real libxrt_coreutil (``FPGAHAL_EMU_XRT=real``).
 

@@ -244,4 +244,4 @@ def open_register_kernel(session, name):
     known = ", ".join(contract.name for contract in contracts) or "none"
     raise KernelNotFoundError(
         f"{session.info.address}: no kernel {name!r} for AFU {loaded} (known: {known}).",
-        hint="A GBS does not describe its registers: pass a fpgahal.RegisterContract or KernelContract, or use dev.csr.")
+        hint="A GBS does not describe its registers: pass a KernelContract or RegisterContract, or use dev.csr.")

@@ -6,6 +6,7 @@ This file, ``_xrt_library`` and ``native/include/xrt_abi.h`` are all that knows 
 Facts: XRT 2.13 (Debian 12) to master of 2026.
 """
 cimport cython
+from libc.errno cimport ETIMEDOUT, errno
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -225,11 +226,16 @@ cdef class XrtSession(Session):
                              and all(unit in info.compute_units for unit in units[1:-1].split(",")))
 
     def reset(self):
+        cdef int failed
         self.check()
         if self.xrt.abi.fpgahal_emu_xrt_reset == NULL:
             raise UnsupportedError(f"{self.info.address}: XRT's C API can't stop what runs on a card.",
                                    hint=f"Close the device, then `xbutil reset --device {self.info.bdf}`.")
-        if self.xrt.abi.fpgahal_emu_xrt_reset(self.device):
+        self.enter()
+        with nogil:  # what runs may be a Python function
+            failed = self.xrt.abi.fpgahal_emu_xrt_reset(self.device)
+        self.leave()
+        if failed:
             raise self.xrt.error("reset", self.info, DeviceStateError)
 
     def close(self):
@@ -258,17 +264,19 @@ cdef class XrtSession(Session):
             self.lock.release(forked=self.forked)
 
     cdef void abandon_runs(self, xrtDeviceHandle device) noexcept:
-        """The program ends with runs in flight (Device.close does not): stop them if that can be done."""
-        if self.xrt.abi.fpgahal_emu_xrt_reset == NULL:
-            return
-        for handle in self.runs:
-            if self.xrt.abi.xrtRunState(<xrtRunHandle><uintptr_t>handle) < ERT_CMD_STATE_COMPLETED:
-                self.xrt.abi.fpgahal_emu_xrt_reset(device)
-                break
+        """Stop what still runs (the program ends, or the board is gone), if that can be done.
+
+        Each call waits some seconds; what runs may be a Python function, which takes as long as it takes, and the GIL.
+        """
+        if self.xrt.abi.fpgahal_emu_xrt_reset != NULL:
+            with nogil:
+                while self.xrt.abi.fpgahal_emu_xrt_reset(device) and errno == ETIMEDOUT:
+                    pass
 
     def __dealloc__(self):
         if self.device != NULL and not self.forked:
-            self.xrt.abi.xrtDeviceClose(self.device)
+            with nogil:
+                self.xrt.abi.xrtDeviceClose(self.device)
 
 
 # --- a kernel -------------------------------------------------------------------------------------------------

@@ -30,7 +30,10 @@ def table(driver: str) -> set[str]:
     return set(re.findall(r"^\s+F\([01],\s*[^,]+,\s*(\w+)", text, re.MULTILINE))
 
 
-CONTROL = {f"fpgahal_emu_{name}" for name in ("create", "attach", "fault", "clear", "status", "error")}
+CONTROL = {
+    f"fpgahal_emu_{name}"
+    for name in ("create", "attach", "fault", "clear", "status", "error", "register", "unregister")
+}
 
 
 @pytest.mark.parametrize(("driver", "prefix"), [("opae", "fpga"), ("xrt", "xrt")])

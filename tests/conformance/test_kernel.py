@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 
@@ -280,3 +281,14 @@ def test_closing_the_device_stops_what_runs(target: Target) -> None:
     with target.device() as dev:
         src, dst = pair(dev, 64)
         dev.kernel(target.kernel)(*target.args(src, dst, 64), timeout=30)
+
+
+def test_a_kernel_and_its_run_may_be_dropped_in_flight(target: Target, dev: fpgahal.Device) -> None:
+    target.need_rack().fault(target.info, "hang", count=1)
+    src, dst = pair(dev, 64)
+    dev.kernel(target.kernel).start(*target.args(src, dst, 64))  # both dropped at once
+    gc.collect()
+    with pytest.raises(fpgahal.BufferInUseError):
+        dst.close()
+    dev.reset()
+    dst.close()

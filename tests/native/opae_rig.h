@@ -31,6 +31,8 @@ extern __typeof__(&fpgahal_emu_fault) emu_fault;
 extern __typeof__(&fpgahal_emu_clear) emu_clear;
 extern __typeof__(&fpgahal_emu_status) emu_status;
 extern __typeof__(&fpgahal_emu_error) emu_error;
+extern __typeof__(&fpgahal_emu_register) emu_register;
+extern __typeof__(&fpgahal_emu_unregister) emu_unregister;
 extern char rack[256];
 extern pid_t rack_owner;
 
@@ -87,6 +89,8 @@ static inline void load_library(const char *path)
     *(void **)&emu_clear = dlsym(lib, "fpgahal_emu_clear");
     *(void **)&emu_status = dlsym(lib, "fpgahal_emu_status");
     *(void **)&emu_error = dlsym(lib, "fpgahal_emu_error");
+    *(void **)&emu_register = dlsym(lib, "fpgahal_emu_register");
+    *(void **)&emu_unregister = dlsym(lib, "fpgahal_emu_unregister");
 }
 
 static inline void remove_rack(void)

@@ -15,6 +15,8 @@ __typeof__(&fpgahal_emu_fault) emu_fault;
 __typeof__(&fpgahal_emu_clear) emu_clear;
 __typeof__(&fpgahal_emu_status) emu_status;
 __typeof__(&fpgahal_emu_error) emu_error;
+__typeof__(&fpgahal_emu_register) emu_register;
+__typeof__(&fpgahal_emu_unregister) emu_unregister;
 char rack[256];
 pid_t rack_owner;
 
@@ -34,6 +36,12 @@ pid_t rack_owner;
     F("launch and link pace", paced) \
     F("hang and reset", hang_and_reset) \
     F("events", events) \
+    F("hls registers", hls_registers) \
+    F("hls runs", hls_runs) \
+    F("hls memory", hls_memory) \
+    F("hls interrupts", hls_interrupts) \
+    F("hls threads", hls_threads) \
+    F("models come and go", models_come_and_go) \
     F("reconfigure good", reconfigure_good) \
     F("reconfigure bad", reconfigure_bad) \
     F("faults", faults) \

@@ -15,6 +15,7 @@ import fpgahal
 from fpgahal import (
     ArgInfo,
     ArgKind,
+    Array,
     BankInfo,
     Bitstream,
     Buffer,
@@ -24,16 +25,19 @@ from fpgahal import (
     Health,
     HealthStatus,
     Kernel,
+    KernelContract,
     KernelCsr,
     KernelInfo,
+    Register,
     RegisterContract,
     Run,
     RunState,
+    Scalar,
     Word,
     Write,
     emu,
 )
-from fpgahal.kernels import NLB0
+from fpgahal.kernels import NLB0, open_kernel
 
 ECHO = RegisterContract(
     name="echo",
@@ -41,6 +45,10 @@ ECHO = RegisterContract(
     args=(ArgInfo(0, "src", ArgKind.BUFFER), ArgInfo(1, "n", ArgKind.SCALAR, "uint", size=4)),
     start=(Write(0x20, "src", bits=64, shift=6), Write(0x28, "n"), Write(0x30, "dsm", bits=64), Write(0x38, 1)),
     done=Word(0x40, mask=1),
+    error=Register(0x48, value=0),
+)
+SAXPY = KernelContract(
+    "saxpy", (Array("x", "float32", ("n", 2), access="rw"), Scalar("a", "float32"), Scalar("n", "uint32")), summary="y"
 )
 
 
@@ -100,6 +108,8 @@ def kernels(dev: Device) -> None:
             assert_type(kernel.map([(1, 2, 3)], timeout=5), int)
             assert_type(kernel(1, 2, timeout=None), Run)
     dev.kernel(ECHO).close()
+    assert_type(dev.kernel(SAXPY), Kernel)
+    assert_type(open_kernel(dev, SAXPY, "saxpy.xclbin"), Kernel)
 
 
 async def waiting(run: Run) -> RunState:
@@ -109,6 +119,9 @@ async def waiting(run: Run) -> RunState:
 def main() -> None:
     with emu.rack("pac-a10:2", "u250", program_ms=1) as rack:
         rack.fault(0, "hang", count=1)
+        rack.accelerator(SAXPY, lambda x, a, n: None)
+        rack.accelerator(SAXPY, Path("saxpy.so"))
+        assert_type(emu.build_image(SAXPY, rack.board(0)), bytes)
         info = choose(fpgahal.devices())
         with fpgahal.open(info, shared=True, timeout=1) as dev:
             load(dev, Path("image.gbs"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from fpgahal._catalogue import build_image
 from fpgahal.emu._boards import Board, BoardFileError, boards
 from fpgahal.emu._control import SlotState, Status
+from fpgahal.emu._models import include
 from fpgahal.emu._programs import OpaeRoute, opae_route, program_environment
 from fpgahal.emu._programs_xrt import xrt_driver, xrt_environment
 from fpgahal.emu._rack import FAULTS, Rack, rack
@@ -29,6 +30,7 @@ __all__ = [
     "boards",
     "build_image",
     "discard",
+    "include",
     "opae_route",
     "program_environment",
     "rack",

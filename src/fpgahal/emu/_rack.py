@@ -7,15 +7,18 @@ import glob
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from types import TracebackType
 
 from fpgahal import _sysfs
+from fpgahal._contract import KernelContract, add_contract, remove_contract
 from fpgahal._errors import ClosedError, DeviceNotFoundError
 from fpgahal._types import DeviceInfo
 from fpgahal.emu import _control as control
 from fpgahal.emu import _folder as folder
 from fpgahal.emu import _tree as tree
 from fpgahal.emu._boards import Board
+from fpgahal.emu._models import Function, SharedObject
 from fpgahal.emu._spec import Placed, SpecError, parse, tuned
 
 #: Names the folder of the rack that this process and its children use.
@@ -44,6 +47,7 @@ class Rack:
         self._boards = sorted(placed, key=lambda one: (len(one.bdf), one.bdf))
         self._outer: list[str | None] = []  # the variable's value before each `with`
         self._closed = False
+        self._models: list[tuple[KernelContract, Function | SharedObject]] = []
         # a rack that nobody closes goes when the program ends, but not with a forked child
         self._finalizer = weakref.finalize(self, _discard, dir, os.getpid()) if owned else None
 
@@ -108,6 +112,35 @@ class Rack:
         """Return what kind of board one is: :func:`fpgahal.emu.build_image` wants to know."""
         return self._find(device).board
 
+    def accelerator(self, contract: KernelContract, model: Callable[..., object] | str | os.PathLike[str]) -> None:
+        """Add an accelerator that the boards can run, until the rack is closed.
+
+        Images for it come from :func:`fpgahal.emu.build_image` and :func:`fpgahal.kernels.open_kernel`.
+
+        Parameters
+        ----------
+        contract : KernelContract
+        model : callable, or path
+            What a run executes.  A function is called with the arguments by name: NumPy arrays of the contract's
+            shapes and dtypes (``"void"``: uint8), read-only where the access is ``"r"``, good only during the call;
+            scalars as int and float.  It runs in this process, on a thread of the emulator; an exception is printed
+            and ends the run in the error state.  Other processes can't run it.
+            A path names a shared object that exports ``const struct emu_model fpgahal_emu_model`` (see
+            :func:`fpgahal.emu.include`); processes that this one starts can run it, too.
+
+        Raises
+        ------
+        LibraryError
+            The file is no such shared object.
+        SpecError
+            It is the model of another kernel.
+        """
+        self._check_open()
+        families = {one.board.family for one in self._boards}
+        known = Function(contract, model, families) if callable(model) else SharedObject(contract, model)
+        self._models.append((contract, known))
+        add_contract(contract)
+
     def hold_files(self, device: str | int | DeviceInfo) -> list[str]:
         """Return the files that a process keeps open, and locked, while it uses a board."""
         return glob.glob(f"{glob.escape(self.dir)}/lock/{self._find(device).index}.*")
@@ -117,6 +150,10 @@ class Rack:
         while self._outer:
             self._leave()
         self._closed = True
+        while self._models:
+            contract, model = self._models.pop()
+            remove_contract(contract)
+            model.remove()
         if self._finalizer is not None:
             self._finalizer()
 
