@@ -58,8 +58,8 @@ def train(
         Numeric features; missing values are missing.  Labels, weights and base margins count.
     num_boost_round : int
     devices : Device, or sequence of Device
-        Open boards that have the image, or for which `image` is.  Several boards share the features; the trees are
-        the same.
+        Open boards; they are programmed if they run something else.  Several boards share the features; the trees
+        are the same.
     evals : sequence of (DMatrix, str)
         What xgboost's metrics are computed on after each round.
     early_stopping_rounds : int, optional
@@ -72,7 +72,7 @@ def train(
     progress : bool, optional
         Show a progress bar; by default if stderr is a terminal.
     image : path or bytes, optional
-        Program the boards with it first.
+        What to program; without it, an image is looked for as :func:`fpgahal.kernels.open_kernel` does.
 
     Returns
     -------

@@ -13,7 +13,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fpgahal import Buffer, Device, FpgaError, Kernel, KernelContract, Run
+from fpgahal import Buffer, Device, FpgaError, KernelContract, Run
+from fpgahal.kernels import open_kernel
 from fpgahal.kernels.xgboost import _grow
 from fpgahal.kernels.xgboost._train_contracts import BACKWARD, BEST, EXACT, FORWARD, GAIN_FLOAT64, MAX_NODES
 from fpgahal.kernels.xgboost._train_params import Settings
@@ -21,13 +22,6 @@ from fpgahal.kernels.xgboost._train_tree import Floats
 
 Image = str | os.PathLike[str] | bytes
 PATIENCE = 10.0  # seconds that a run may take to end after an error elsewhere
-
-
-def open_kernel(dev: Device, contract: KernelContract, image: Image | None) -> Kernel:
-    """Open a kernel; program the board with `image` first, if there is one."""
-    if image is not None:
-        dev.program(image)
-    return dev.kernel(contract)
 
 
 class Board:
@@ -87,7 +81,7 @@ class Boards:
     ----------
     devices : sequence of Device
     image : path, bytes or None
-        What to program first.
+        What to program if a board runs something else.
     entries, col_ptr
         Sorted columns, see :func:`fpgahal.kernels.xgboost._grow.sorted_columns`.
     n_rows : int

@@ -62,8 +62,7 @@ class InaccelBoards:
         beats = -(-n_rows // LANES) * LANES
         try:
             for part, (first, size) in enumerate(zip(self._first, self._sizes, strict=True)):
-                fresh = part < len(devices)
-                board = Board(devices[part % len(devices)], INACCEL_EXACT, image if fresh else None)
+                board = Board(devices[part % len(devices)], INACCEL_EXACT, image)
                 self._boards.append(board)
                 blocks = -(-size // LANES)
                 lanes = board.array("entries", blocks * self._batch * LANES, _grow.ENTRY)
