@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fpgahal import ArgumentError, ArgumentRangeError, Device, UnsupportedError
+from fpgahal.kernels._open import Image
 from fpgahal.kernels.xgboost import _grow
-from fpgahal.kernels.xgboost._train_board import Boards, Image
+from fpgahal.kernels.xgboost._train_board import Boards
 from fpgahal.kernels.xgboost._train_inaccel import InaccelBoards
 from fpgahal.kernels.xgboost._train_model import assemble
 from fpgahal.kernels.xgboost._train_params import LOGISTIC, SOFTMAX, SQUARED, Params, Settings, settings
@@ -116,7 +117,7 @@ def train(
             text, stop = booster.evaluate(number, early_stopping_rounds)
             if period and (number % period == 0 or stop or number + 1 == num_boost_round):
                 bar.say(text)
-            bar.advance(text)
+            bar.advance()
             if stop:
                 break
     if evals_result is not None:
@@ -321,7 +322,7 @@ class _Bar:
         """Print a line."""
         print(text)
 
-    def advance(self, text: str) -> None:
+    def advance(self) -> None:
         """One round is done."""
 
 
@@ -332,7 +333,7 @@ class _RichBar(_Bar):
     def say(self, text: str) -> None:
         self._bar.console.print(text, markup=False, highlight=False)
 
-    def advance(self, text: str) -> None:
+    def advance(self) -> None:
         self._bar.advance(self._task)
 
 

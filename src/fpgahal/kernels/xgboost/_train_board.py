@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from itertools import pairwise
@@ -15,12 +14,12 @@ from numpy.typing import DTypeLike, NDArray
 
 from fpgahal import Buffer, Device, FpgaError, KernelContract, Run
 from fpgahal.kernels import open_kernel
+from fpgahal.kernels._open import Image
 from fpgahal.kernels.xgboost import _grow
 from fpgahal.kernels.xgboost._train_contracts import BACKWARD, BEST, EXACT, FORWARD, GAIN_FLOAT64, MAX_NODES
 from fpgahal.kernels.xgboost._train_params import Settings
 from fpgahal.kernels.xgboost._train_tree import Floats
 
-Image = str | os.PathLike[str] | bytes
 PATIENCE = 10.0  # seconds that a run may take to end after an error elsewhere
 
 

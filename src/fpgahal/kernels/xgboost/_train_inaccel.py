@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpgahal import ArgumentRangeError, Device, FpgaError
+from fpgahal.kernels._open import Image
 from fpgahal.kernels.xgboost import _grow
-from fpgahal.kernels.xgboost._train_board import Board, Image
+from fpgahal.kernels.xgboost._train_board import Board
 from fpgahal.kernels.xgboost._train_contracts import (
     INACCEL_EXACT,
     INACCEL_MAX_NODES,
