@@ -37,7 +37,7 @@ def lint(session: nox.Session) -> None:
     session.install("-q", *group("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run("cython-lint", *map(str, sorted((ROOT / "src/fpgahal").glob("*.p[yx][xd]"))))
+    session.run("cython-lint", *map(str, sorted((ROOT / "src/fpgahal").rglob("*.p[yx][xd]"))))
     session.run("codespell", "src", "native", "tests", "benchmarks", "docs", "README.md", "ARCHITECTURE.md")
 
 

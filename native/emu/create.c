@@ -90,6 +90,14 @@ static const char *bank(struct emu_board *b, const char *v)
     return NULL;
 }
 
+static const char *cores(struct emu_board *b, const char *v)
+{
+    uint64_t n = 0;
+    const char *bad = number(&n, v, 10, EMU_MAX_CORES);
+    b->cores = (uint32_t)n;
+    return bad;
+}
+
 static const char *family(struct emu_board *b, const char *v)
 {
     b->family = strcmp(v, "opae") == 0 ? EMU_OPAE : strcmp(v, "xrt") == 0 ? EMU_XRT : 0;
@@ -131,6 +139,8 @@ static const char *set(struct emu_board *b, const char *key, const char *v)
         return number(&b->launch_ns, v, 0, 3600000000000ull);
     if (IS("program_ns"))
         return number(&b->program_ns, v, 0, 3600000000000ull);
+    if (IS("cores"))
+        return cores(b, v);
     if (IS("bank"))
         return bank(b, v);
 #undef IS

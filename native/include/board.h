@@ -23,6 +23,7 @@
 #define EMU_CSR_BYTES 0x400 /* the part of the register space that a model may define */
 #define EMU_MMIO_BYTES 0x40000 /* the whole of region 0: 256 KiB (UG for the PAC: port MMIO) */
 #define EMU_MAX_BANKS 48
+#define EMU_MAX_CORES 256
 #define EMU_MAX_FAULTS 64
 #define EMU_PAGE 4096u
 
@@ -56,6 +57,7 @@ struct emu_board {
     uint64_t link_bytes_per_s; /* 0: as fast as the host's memory */
     uint64_t launch_ns; /* added to each run; 0: none */
     uint64_t program_ns; /* how long a reconfiguration takes; 0: as fast as it can */
+    uint32_t cores; /* host threads that a kernel may use; 0 is 1 */
     uint8_t initial_afu_id[16]; /* what was loaded at creation, and is again when a vanished board comes back */
     uint32_t nbanks;
     struct emu_bank banks[EMU_MAX_BANKS];
@@ -95,7 +97,7 @@ struct emu_fault {
 };
 
 #define EMU_MAGIC 0x4b434152554d4530ull
-#define EMU_VERSION 2u
+#define EMU_VERSION 3u
 
 struct emu_shared { /* rack.bin */
     uint64_t magic;
@@ -181,6 +183,13 @@ int emu_model_add(const struct emu_model *, const void *key);
 int emu_model_remove(const void *key);
 /* Set a board's registers to the reset values of its AFU's model (caller holds the lock). */
 void emu_model_reset_registers(struct emu_board *);
+
+/* ---- team.c ------------------------------------------------------------------------------------ */
+
+/* Split [0, n) into pieces of `grain`, and do them on the board's cores (struct emu_board), the caller's thread
+ * among them.  0, or ECANCELED: some pieces were left out. */
+int emu_team(const struct emu_call *, uint64_t n, uint64_t grain,
+             void (*piece)(void *context, uint64_t begin, uint64_t end), void *context);
 
 /* ---- port.c: MMIO and DMA of an AFU, used by opae.c and by the models ---------------------------- */
 

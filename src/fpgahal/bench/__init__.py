@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``fpgahal-bench``: what a board, real or emulated, can do.
 
-`calls` measures latencies, `dma` bandwidth by size, `nlb` prints nlb3's table and copies files through a board.
+`calls` measures latencies, `dma` bandwidth by size, `nlb` prints nlb3's table and copies files through a board,
+`xgboost` compares predictions with engines on the CPU.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import fpgahal
 from fpgahal import Device
-from fpgahal.bench import calls, dma, nlb, plot, table
+from fpgahal.bench import calls, dma, nlb, plot, table, xgboost
 from fpgahal.bench.boards import load
 from fpgahal.bench.report import Report, duration
 from fpgahal.cli.app import OK, Parser, common_options, run
@@ -22,10 +23,11 @@ from fpgahal.kernels import NLB0, NLB3
 from fpgahal.kernels.nlb import MODES
 
 EPILOG = """\
-all      everything below (default)
+all      latency, dma and nlb (default)
 latency  enumeration, verification, register access, kernel launch
 dma      bandwidth by size
 nlb      nlb3's table for --mode, --begin, --end; or, with --input and --output, copies a file through the board
+xgboost  predictions of a model on the board against engines on the CPU, one thread each
 
 An emulated board is programmed as needed, a real one only with --program IMAGE.  Every line about an emulated
 board says EMULATED: its figures are those of this computer's memory, not of a card."""
@@ -46,7 +48,7 @@ def build_parser() -> Parser:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=("all", "latency", "dma", "nlb"),
+        choices=("all", "latency", "dma", "nlb", "xgboost"),
         default="all",
         help="what to measure (default: all)",
     )
@@ -55,13 +57,14 @@ def build_parser() -> Parser:
     parser.add_argument("--seconds", type=float, default=0.2, metavar="S", help="time for each figure (default 0.2)")
     parser.add_argument("--plot", metavar="FILE.png", help="draw bandwidth and latency (needs fpgahal[plot])")
     nlb.add_options(parser)
+    xgboost.add_options(parser)
     return parser
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     args = build_parser().parse_args(argv)
-    args.run = nlb.nlb if args.what == "nlb" else measure
+    args.run = {"nlb": nlb.nlb, "xgboost": xgboost.measure}.get(args.what, measure)
     return args
 
 

@@ -22,6 +22,7 @@ _LAYOUTS = {"dfl": "opae", "intel-fpga": "opae", "xocl": "xrt", "xocl-user": "xr
 #: Memory kinds and their numbers in an xclbin.
 BANK_KINDS = {"ddr3": 0, "ddr4": 1, "dram": 2, "hbm": 6, "bram": 7, "uram": 8, "host": 10}
 _MAX_BANKS = 48  # EMU_MAX_BANKS of board.h
+MAX_CORES = 256  # EMU_MAX_CORES
 _REQUIRED: Any = object()
 
 
@@ -57,6 +58,8 @@ class Board:
         Loaded at power-up.
     program_ms, link_gbps, launch_us : float
         Reconfiguration time, link speed in GB/s (10^9 bytes), time added to each run; 0: as fast as it goes.
+    cores : int
+        Threads of this computer that a kernel may use.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Board:
     program_ms: float = 0.0
     link_gbps: float = 0.0
     launch_us: float = 0.0
+    cores: int = 1
 
 
 def boards() -> dict[str, Board]:
@@ -163,6 +167,7 @@ class _Fields:
             program_ms=self.amount("program_ms"),
             link_gbps=self.amount("link_gbps"),
             launch_us=self.amount("launch_us"),
+            cores=self.integer("cores", 1, MAX_CORES, 1),
         )
         if self.table:
             unknown = ", ".join(self.table)

@@ -140,6 +140,7 @@ def _describe(one: Placed) -> str:
         ("link_bytes_per_s", int(board.link_gbps * 1e9)),
         ("launch_ns", int(board.launch_us * 1e3)),
         ("program_ns", int(board.program_ms * 1e6)),
+        ("cores", board.cores),
     ]
     fields += [("bank", f"{bank.name} {BANK_KINDS[bank.kind]} {bank.base:#x} {bank.size:#x}") for bank in board.banks]
     return "[board]\n" + "".join(f"{key}={value}\n" for key, value in fields if value not in (None, ""))

@@ -221,6 +221,7 @@ def rack(
     program_ms: float | None = None,
     link_gbps: float | None = None,
     launch_us: float | None = None,
+    cores: int | None = None,
 ) -> Rack:
     """Make an emulated machine.
 
@@ -241,6 +242,8 @@ def rack(
     launch_us : float, optional
         Microseconds added to each run.
         0 is as fast as this computer can; None is what the data file says of the board.
+    cores : int, optional
+        Threads of this computer that a board's kernels may use.
 
     Returns
     -------
@@ -263,7 +266,7 @@ def rack(
     if not specs and dir is not None:
         path = os.path.abspath(os.fspath(dir))
         return Rack(path, folder.contents(path), owned=False)
-    boards = tuned(parse(specs), program_ms, link_gbps, launch_us)
+    boards = tuned(parse(specs), program_ms, link_gbps, launch_us, cores)
     if dir is None:
         path = folder.fresh(len(boards))
     else:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fpgahal._errors import FpgaError
-from fpgahal.emu._boards import Board, boards
+from fpgahal.emu._boards import MAX_CORES, Board, boards
 
 _ITEM = re.compile(r"([A-Za-z0-9_-]+)(?::([0-9]{1,4}))?")
 MAX_BOARDS = 1024
@@ -96,11 +96,19 @@ def place(wanted: Iterable[Board]) -> list[Placed]:
 
 
 def tuned(
-    wanted: Iterable[Board], program_ms: float | None, link_gbps: float | None, launch_us: float | None
+    wanted: Iterable[Board],
+    program_ms: float | None,
+    link_gbps: float | None,
+    launch_us: float | None,
+    cores: int | None = None,
 ) -> list[Board]:
-    """Return the boards with the speeds that are not None."""
+    """Return the boards with the speeds and the number of cores that are not None."""
     speeds = {"program_ms": program_ms, "link_gbps": link_gbps, "launch_us": launch_us}
     changed: dict[str, float] = {}
+    if cores is not None:
+        if not isinstance(cores, int) or not 1 <= cores <= MAX_CORES:
+            raise SpecError(f"cores={cores!r}: expected a whole number from 1 to {MAX_CORES}.")
+        changed["cores"] = cores
     for name, value in speeds.items():
         if value is None:
             continue
