@@ -10,11 +10,12 @@
 
 extern const struct emu_model emu_model_nlb0, emu_model_nlb3, emu_model_hello, emu_model_vadd, emu_model_passthrough;
 extern const struct emu_model emu_model_image_sobel, emu_model_image_affine, emu_model_dma;
-extern const struct emu_model emu_model_xgboost_predict;
+extern const struct emu_model emu_model_xgboost_predict, emu_model_xgboost_exact, emu_model_inaccel_exact;
 
 static const struct emu_model *const models[] = {
     &emu_model_nlb0, &emu_model_nlb3, &emu_model_hello, &emu_model_vadd, &emu_model_passthrough,
-    &emu_model_image_sobel, &emu_model_image_affine, &emu_model_dma, &emu_model_xgboost_predict,
+    &emu_model_image_sobel, &emu_model_image_affine, &emu_model_dma,
+    &emu_model_xgboost_predict, &emu_model_xgboost_exact, &emu_model_inaccel_exact,
 };
 enum { MODELS = sizeof models / sizeof *models };
 

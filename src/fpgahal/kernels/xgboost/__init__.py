@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""XGBoost on a board: the trees of a model that ``xgboost`` saved, with results equal to the last bit.
+"""XGBoost on a board: the trees of a model that ``xgboost`` saved, with results equal to the last bit; and training.
 
 >>> from fpgahal.kernels import xgboost
 >>> with fpgahal.open() as dev, xgboost.load(dev, "model.json") as model:  # doctest: +SKIP
 ...     model.predict(X)
 
+:func:`train` grows the trees of xgboost's exact method, with the split finding on boards.
 `Classifier` and `Regressor` are the same for scikit-learn, which is imported only when one of them is used.
 """
 
@@ -15,11 +16,15 @@ from fpgahal.kernels.xgboost._errors import ModelError
 from fpgahal.kernels.xgboost._forest import Forest, read
 from fpgahal.kernels.xgboost._model import Model, load
 from fpgahal.kernels.xgboost._pack import Packed, pack
+from fpgahal.kernels.xgboost._train import train
+from fpgahal.kernels.xgboost._train_contracts import EXACT, INACCEL_EXACT
 
 if TYPE_CHECKING:
     from fpgahal.kernels.xgboost._sklearn import Classifier, Regressor
 
 __all__ = [
+    "EXACT",
+    "INACCEL_EXACT",
     "NODE",
     "PREDICT",
     "TREE",
@@ -32,6 +37,7 @@ __all__ = [
     "load",
     "pack",
     "read",
+    "train",
 ]
 
 
