@@ -166,7 +166,7 @@ class TestCase(unittest.TestCase):
         ('faults=[{"knd": "hang"}]', "*unexpected keyword argument 'knd'*"),
         ("faults=[3]", "*fault 3: expected a kind, or a tuple or dict*"),
         ("faults=3", "*faults=3: expected a list*"),
-        ('image="vadd"', "*image='vadd': Accelerator vadd is for XRT boards*"),
+        ('image="demo"', "*image='demo': Accelerator demo is for XRT boards*"),
         ('image="nothing"', "*There is no accelerator 'nothing'*"),
     ],
 )
