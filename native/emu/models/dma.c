@@ -202,7 +202,7 @@ static bool transfer(struct emu_port *p, const struct engine *e, const struct de
                      _Atomic int *cancel)
 {
     uint64_t from = d->read_low | (uint64_t)d->read_high << 32, to = d->write_low | (uint64_t)d->write_high << 32;
-    uint64_t started = emu_now_ns();
+    uint64_t across = emu_now_ns() + p->board->launch_ns; /* ns: when the data so far was over the link */
     if (from % LINE || to % LINE || d->length % LINE || (to & SPACE) == ROM || (from & SPACE) == HOST_FENCED
         || (from | to) >> 50) {
         emu_error(p->board, true, "DMA of %u bytes from 0x%llx to 0x%llx: not whole lines, or no such address",
@@ -213,6 +213,8 @@ static bool transfer(struct emu_port *p, const struct engine *e, const struct de
         while (!stopped(p, e, cancel))
             nanosleep(&(struct timespec) { 0, 1000000 }, NULL);
     }
+    if (p->board->launch_ns && !emu_wait_until(p->board, across, cancel))
+        return true;
     for (uint64_t done = 0, n; done < d->length && !stopped(p, e, cancel); done += n) {
         n = d->length - done < PIECE ? d->length - done : PIECE;
         emu_port_dma_begin(p);
@@ -222,7 +224,8 @@ static bool transfer(struct emu_port *p, const struct engine *e, const struct de
             emu_port_raise(p, (from & SPACE) == HOST ? PORT_ERROR_READ : PORT_ERROR_WRITE);
             return false;
         }
-        if (!emu_pace(p->board, done + n, true, started, cancel))
+        across = emu_link(p->board, (from & SPACE) == HOST ? n : 0, (to & SPACE) >= HOST ? n : 0, across, cancel);
+        if (!across)
             break;
     }
     if (emu_fault(p->rack, p->board, EMU_FAULT_FLIP, NULL, NULL) && (to & SPACE) >= HOST) {
