@@ -141,7 +141,7 @@ def models(draw: st.DrawFn) -> tuple[dict, np.ndarray]:
     return document(roots, n_features, classes, base, objective), np.array(x, np.float32)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(models())
 def test_any_model(devices: list[fpgahal.Device], drawn: tuple[dict, np.ndarray]) -> None:
     made, x = drawn
@@ -183,3 +183,9 @@ def test_cores_and_several_boards() -> None:
         finally:
             for dev in opened:
                 dev.close()
+
+
+def test_cores_are_checked() -> None:
+    for wrong in (0, -1, 1.5, 1000):
+        with pytest.raises(emu.SpecError, match="cores"):
+            emu.rack("u250", cores=wrong)

@@ -2,7 +2,7 @@
 /*
  * forest.h: a forest of regression trees as the kernel xgboost_predict keeps it from run to run.
  *
- * Rows go through a tree sixteen and more at a time ("lanes"), so the features that the forest looks at lie in
+ * Rows go through a tree many at a time ("lanes"), so the features that the forest looks at lie in
  * columns: a column is one feature, one lane after the other.  Where a missing value goes is a property of a node,
  * and is made one of the column: each node's test is then the plain comparison `x < threshold` (enum forest_missing).
  *

@@ -75,7 +75,7 @@ INLINE __m256i descend(const union forest_word *thresholds, const float *x, cons
         i = child(i, went);
 #pragma GCC unroll 7
         for (int h = 1; h < 1 << (tested - level - 1); h++) {
-            int top = h < 2 ? 1 : h < 4 ? 2 : 4; /* of h's level: below node 2 lies what it is, below 3 as much further */
+            int top = h < 2 ? 1 : h < 4 ? 2 : 4; /* first node of h's level, and how many it has */
             left[h] = _mm256_blendv_ps(left[h + 2 * top], left[h + top], went);
         }
     }

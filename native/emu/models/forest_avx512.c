@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * forest_avx512.c: 32 rows at a time, in two vectors.  In the first four levels every node is tested for every row, which
- * costs less than finding out which one a row needs; then the thresholds of a level are few enough to be picked out of
- * registers; then they are gathered.
+ * forest_avx512.c: 32 rows at a time, in two vectors.  In the first four levels every node is tested for every row,
+ * which costs less than finding out which one a row needs; then the thresholds of a level are few enough to be picked
+ * out of registers; then they are gathered.
  */
 #include "forest.h"
 
@@ -65,7 +65,8 @@ INLINE void descend(const union forest_word *thresholds, const float *x, const i
     struct rows first = test(thresholds, columns, x, 1, all, bit / 2, i);
 #pragma GCC unroll 2
     for (int a = 2; a < 4; a++) {
-        struct rows at_a = a == 2 ? first : rest(all, first), left_a = test(thresholds, columns, x, a, at_a, bit / 4, i);
+        struct rows at_a = a == 2 ? first : rest(all, first);
+        struct rows left_a = test(thresholds, columns, x, a, at_a, bit / 4, i);
 #pragma GCC unroll 2
         for (int b = 2 * a; b < 2 * a + 2; b++) {
             struct rows at_b = b == 2 * a ? left_a : rest(at_a, left_a);

@@ -9,8 +9,8 @@
 #include <string.h>
 
 #define BLOCK_FLOATS 4096u /* columns of one block: half of a first-level cache */
-#define MOST_ROWS 128u
-#define LEAST_ROWS 32u
+#define MOST_SHIFT 7u /* 128 rows */
+#define LEAST_SHIFT 5u /* 32 rows: FOREST_LANES */
 #define MOST_FEATURES 32768u /* what 15 bits can name */
 #define NOWHERE UINT32_MAX
 #define LOOK 64u /* trees between two looks at `cancel` */
@@ -135,8 +135,10 @@ static int load(struct loading *l, _Atomic int *cancel)
     }
     if (tops > INT32_MAX || walk > INT32_MAX || (walk && f->n_columns > 1u << 16))
         return E2BIG;
-    for (f->width = MOST_ROWS, f->shift = 7; f->width > LEAST_ROWS && f->width * f->n_columns > BLOCK_FLOATS; f->shift--)
-        f->width /= 2;
+    f->shift = MOST_SHIFT;
+    while (f->shift > LEAST_SHIFT && f->n_columns << f->shift > BLOCK_FLOATS)
+        f->shift--;
+    f->width = 1u << f->shift;
     f->tops = aligned_alloc(64, (tops + 16) * sizeof *f->tops);
     f->walk = malloc((walk + 1) * sizeof *f->walk);
     if (!f->tops || !f->walk)

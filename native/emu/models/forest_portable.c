@@ -2,6 +2,7 @@
 /* forest_portable.c: trees in plain C, and the choice between it and the faster paths. */
 #include "forest.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -75,8 +76,9 @@ forest_add *forest_path(void)
         wanted = NULL;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if ((!wanted || strcmp(wanted, "avx512") == 0) && __builtin_cpu_supports("avx512f")
-        && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+    bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
+                  && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    if (avx512 && (!wanted || strcmp(wanted, "avx512") == 0))
         return forest_add_avx512;
     if ((!wanted || strcmp(wanted, "avx2") == 0) && __builtin_cpu_supports("avx2"))
         return forest_add_avx2;

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,10 +31,24 @@ def peers(booster: Any) -> Iterator[tuple[str, Predict]]:
         ("tl2cgen", _tl2cgen),
     ):
         try:
-            predict = make(booster)
+            with _no_output():
+                predict = make(booster)
         except Exception:  # not installed, at odds with another package, or it does not take this model
             continue
         yield name, predict
+
+
+@contextmanager
+def _no_output() -> Iterator[None]:
+    """Send what compilers print to standard error: standard output may be a JSON document."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def _dmatrix(booster: Any) -> Predict:

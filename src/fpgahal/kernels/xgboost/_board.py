@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fpgahal import Buffer, Device, Kernel
+from fpgahal import Buffer, Device, Kernel, Run, RunError, RunTimeoutError
 from fpgahal.kernels import open_kernel
 from fpgahal.kernels.xgboost import _numbers
-from fpgahal.kernels.xgboost._contract import CONTINUE, LEAVES, PREDICT
+from fpgahal.kernels.xgboost._contract import PREDICT
 from fpgahal.kernels.xgboost._forest import Forest
 from fpgahal.kernels.xgboost._objective import Floats
 from fpgahal.kernels.xgboost._pack import Packed
@@ -24,6 +24,7 @@ from fpgahal.kernels.xgboost._rows import Rows
 SLOT_BYTES = 2 << 20  #: of the rows that a slot holds, about: more would not stay in the host's caches
 MOST_ROWS = 1 << 16
 LEAST_ROWS = 64
+PATIENCE = 10.0  # seconds: a run is a slot's rows, some milliseconds
 
 
 class Board:
@@ -41,6 +42,8 @@ class Board:
     ----------
     rows : int
         That a slot holds.
+    words : int
+        Results that a slot holds: margins, or leaves.
     """
 
     def __init__(self, dev: Device, forest: Forest, packed: Packed, image: Any = None) -> None:
@@ -51,10 +54,12 @@ class Board:
         self._banks = [arg.banks[0] if arg.banks else None for arg in self.kernel.info.args]
         width = 4 * max(1, forest.n_features, forest.n_outputs)
         self.rows = max(LEAST_ROWS, min(MOST_ROWS, SLOT_BYTES // width))
+        self.words = max(self.rows * forest.n_outputs, forest.n_trees)
         self.nodes = self._resident(2, packed.nodes)
         self.trees = self._resident(3, packed.trees)
         self.base = self._resident(4, forest.base_margin)
         self._free: list[Slot] = []  # append and pop are atomic
+        self.left: Run | None = None
 
     def _resident(self, argument: int, data: npt.NDArray[Any]) -> Buffer:
         buffer = self.dev.allocate(max(64, -(-data.nbytes // 64) * 64), bank=self._banks[argument])
@@ -76,6 +81,22 @@ class Board:
     def allocate(self, argument: int, floats: int) -> Buffer:
         """A buffer for an argument of the kernel."""
         return self.dev.allocate(floats, "float32", bank=self._banks[argument])
+
+    def settle(self, left: Run) -> None:
+        """Wait for the run of a call that was interrupted.
+
+        Raises
+        ------
+        RunTimeoutError
+            It does not end.
+        """
+        try:
+            left.wait(PATIENCE)
+        except RunTimeoutError:
+            raise
+        except RunError:  # nobody waits for its result
+            pass
+        self.left = None
 
     def close(self) -> None:
         """Give the kernel and the memory back."""
@@ -135,8 +156,16 @@ class Slot:
 
     def run(self, count: int, begin: int, end: int, flags: int = 0) -> None:
         """Run the kernel on them, and wait for the end."""
-        with self.board.kernel.turn:
-            self.board.kernel(*self.args(count, begin, end, flags))
+        board = self.board
+        with board.kernel.turn:
+            if (left := board.left) is not None:
+                board.settle(left)
+            run = board.kernel.start(*self.args(count, begin, end, flags))
+            try:
+                run.wait()
+            except BaseException:  # Ctrl-C
+                board.left = None if run.done else run
+                raise
 
     def finish(self, out: Floats, first: int, count: int, transform: int) -> None:
         """Bring the results to ``out[first:first+count]``, turned into predictions."""
@@ -156,4 +185,4 @@ class Slot:
         self.y.close()
 
 
-__all__ = ["CONTINUE", "LEAVES", "Board", "Slot"]
+__all__ = ["Board", "Slot"]

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from fpgahal import ArgumentRangeError, ClosedError, Device, UnsupportedError
 from fpgahal.kernels import Pipeline
 from fpgahal.kernels.xgboost import _numbers
-from fpgahal.kernels.xgboost._board import CONTINUE, LEAVES, Board
+from fpgahal.kernels.xgboost._board import Board, Slot
+from fpgahal.kernels.xgboost._contract import CONTINUE, LEAVES
 from fpgahal.kernels.xgboost._forest import Forest, read
 from fpgahal.kernels.xgboost._lane import Options, RowsLane
 from fpgahal.kernels.xgboost._objective import Floats
@@ -25,6 +26,8 @@ from fpgahal.kernels.xgboost._pack import pack
 from fpgahal.kernels.xgboost._rows import Rows
 
 _SHARD = 4096  # rows that are worth another board
+
+Tile = Callable[[Slot, int, int], None]  #: of a slot, the first row, and how many
 
 
 class Model:
@@ -153,16 +156,12 @@ class Model:
         margins = None if base_margin is None else _margins(base_margin, rows.n, columns)
         flags = 0 if margins is None else CONTINUE
 
-        def part(board: Board, first: int, last: int) -> None:
-            slot = board.slot()
-            for at in range(first, last, board.rows):
-                count = min(board.rows, last - at)
-                slot.upload(rows, at, count, missing, margins)
-                slot.run(count, begin, end, flags)
-                slot.finish(result, at, count, transform)
-            board.give(slot)  # after an error the board may still use it
+        def tile(slot: Slot, at: int, count: int) -> None:
+            slot.upload(rows, at, count, missing, margins)
+            slot.run(count, begin, end, flags)
+            slot.finish(result, at, count, transform)
 
-        self._spread(rows.n, part)
+        self._spread(rows.n, self.boards[0].rows, tile)
         return result
 
     def predict_proba(self, X: Any, **options: Any) -> Floats:
@@ -255,17 +254,22 @@ class Model:
             )
         return self._rounds[begin], self._rounds[end]
 
-    def _spread(self, n: int, part: Callable[[Board, int, int], None]) -> None:
-        """Do `part` for all rows: on one board here, on several each in a thread."""
+    def _spread(self, n: int, step: int, tile: Tile) -> None:
+        """Do `tile` for all rows, at most `step` at a time: on one board here, on several each in a thread."""
         boards = self.boards
         if len(boards) == 1 or n < 2 * _SHARD:
-            part(boards[0], 0, n)
+            _tiles(boards[0], 0, n, step, tile, [])
             return
         count = min(len(boards), n // _SHARD)
         cuts = [n * i // count for i in range(count + 1)]
-        others = [self._threads().submit(part, boards[i], cuts[i], cuts[i + 1]) for i in range(1, count)]
+        stop: list[bool] = []
+        submit = self._threads().submit
+        others = [submit(_tiles, boards[i], cuts[i], cuts[i + 1], step, tile, stop) for i in range(1, count)]
         try:
-            part(boards[0], cuts[0], cuts[1])
+            _tiles(boards[0], 0, cuts[1], step, tile, stop)
+        except BaseException:
+            stop.append(True)
+            raise
         finally:
             failures = [error for other in others if (error := other.exception()) is not None]
         if failures:
@@ -282,17 +286,12 @@ class Model:
         result = np.empty((rows.n, trees), np.float32) if out is None else _checked(out, (rows.n, trees))
         roots = self._packed.trees["root"][begin:end].astype(np.int64)
 
-        def part(board: Board, first: int, last: int) -> None:
-            slot = board.slot()
-            step = min(board.rows, max(1, slot.y.nbytes // 4 // max(1, trees)))
-            for at in range(first, last, step):
-                count = min(step, last - at)
-                slot.upload(rows, at, count, missing)
-                slot.run(count, begin, end, LEAVES)
-                result[at : at + count] = self._packed.origin[slot.leaves(count, trees) + roots]
-            board.give(slot)
+        def tile(slot: Slot, at: int, count: int) -> None:
+            slot.upload(rows, at, count, missing)
+            slot.run(count, begin, end, LEAVES)
+            result[at : at + count] = self._packed.origin[slot.leaves(count, trees) + roots]
 
-        self._spread(rows.n, part)
+        self._spread(rows.n, min(self.boards[0].rows, max(1, self.boards[0].words // max(1, trees))), tile)
         return result[:, 0] if trees == 1 and out is None else result
 
     # --- life -------------------------------------------------------------------------------------------------
@@ -334,6 +333,19 @@ class Model:
             f"<fpgahal.kernels.xgboost.Model {forest.objective.name}: {forest.n_trees} trees, {forest.n_features} "
             f"features, on {where}>"
         )
+
+
+def _tiles(board: Board, first: int, last: int, step: int, tile: Tile, stop: list[bool]) -> None:
+    slot = board.slot()
+    try:
+        for at in range(first, last, step):
+            if stop:
+                break
+            tile(slot, at, min(step, last - at))
+    except ArgumentRangeError:  # before the run; after any other error the board may still use the slot
+        board.give(slot)
+        raise
+    board.give(slot)
 
 
 def _checked(out: Any, shape: tuple[int, ...]) -> Any:
