@@ -110,7 +110,7 @@ class TiledKernel:
                 raise
 
     def _process(self, tiles: Iterator[Tile]) -> None:
-        with self._lock:
+        with self._lock, self._kernel.turn:
             self._settle()
             ended: tuple[Buffer, Pixels] | None = None
             for n, tile in enumerate(tiles):
