@@ -100,7 +100,7 @@ struct emu_fault {
 };
 
 #define EMU_MAGIC 0x4b434152554d4530ull
-#define EMU_VERSION 3u
+#define EMU_VERSION 4u
 
 struct emu_shared { /* rack.bin */
     uint64_t magic;

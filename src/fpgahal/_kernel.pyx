@@ -184,10 +184,10 @@ cdef class Kernel:
         if count == 0:
             return 0
         depth = <int>min(depth, count, 64)
+        items = [item if type(item) is tuple else tuple(item) for item in items]
         values = <arg *>malloc(count * max(self.n, 1) * sizeof(arg))
         if values == NULL:
             raise MemoryError()
-        items = [item if type(item) is tuple else tuple(item) for item in items] if not all_tuples(items) else items
         try:
             for i in range(count):
                 try:
@@ -515,10 +515,3 @@ cdef class Run:
                 self.kernel.adopt(self.handle, self.args)
         except Exception:
             pass  # a destructor has nobody to tell
-
-
-cdef bint all_tuples(items):
-    for item in items:
-        if type(item) is not tuple:
-            return False
-    return True

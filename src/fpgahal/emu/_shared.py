@@ -23,7 +23,7 @@ from fpgahal.emu._spec import SpecError, parse, place
 #: Names the boards to emulate, in every process that has it.
 SPEC = "FPGAHAL_EMULATE"
 
-_VERSION = "3"  # of the folder's layout and of rack.bin (EMU_VERSION): older racks are left alone
+_VERSION = "4"  # of the folder's layout and of rack.bin (EMU_VERSION): older racks are left alone
 _known: dict[tuple[str, str, str], str] = {}
 
 
