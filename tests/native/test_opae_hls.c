@@ -186,6 +186,8 @@ void hls_memory(void)
     atomic_store(&go, 1);
     pthread_join(thread, NULL);
     CHECK(!atomic_load(&inside));
+    while (!(rd32(h, CTRL) & IDLE)) /* its memory is free a little before it says that it has ended */
+        nap(1e-4);
     atomic_store(&go, 0);
     pointer(h, ARGUMENTS, n.io[2]);
     wr32(h, CTRL, START);
