@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 
 #: The vendors' bindings need the vendors' libraries below them, which a process chooses once.
 PEERS = {"FPGAHAL_EMU_XRT": "real", "FPGAHAL_EMU_OPAE": "real"}
+ACCELERATORS = ("test_xgboost.py", "test_xgboost_train.py", "test_pipeline.py")
 
 
 def main() -> int:
@@ -24,17 +25,21 @@ def main() -> int:
     parser.add_argument("--update", metavar="FILE", type=Path, help="write the tables between the marks of this file")
     options, pytest_args = parser.parse_known_args()
     peers = str(HERE / "test_peers.py")
-    status, rows = measure([str(HERE), "--ignore", peers, *pytest_args], {})
+    accelerators = [str(HERE / name) for name in ACCELERATORS]
+    others = [word for file in (peers, *accelerators) for word in ("--ignore", file)]
+    status, rows = measure([str(HERE), *others, *pytest_args], {})
     status_peers, peer_rows = measure([peers, "-rs", *pytest_args], PEERS)
+    status_accelerators, accelerator_rows = measure([*accelerators, "-rs", *pytest_args], {})
     for mark, text in (
         ("benchmarks", table(rows) if rows else ""),
         ("peers", peer_table(peer_rows) if peer_rows else ""),
+        ("accelerators", accelerator_table(accelerator_rows) if accelerator_rows else ""),
     ):
         if text:
             print(f"\n{text}")
         if text and options.update:
             update(options.update, mark, text)
-    return status or status_peers
+    return status or status_peers or status_accelerators
 
 
 def measure(pytest_args: list[str], variables: dict[str, str]) -> tuple[int, list[dict[str, Any]]]:
@@ -91,6 +96,24 @@ def peer_table(rows: list[dict[str, Any]]) -> str:
         "",
         f"Machine: {machine()}, Python {platform.python_version()}.  EMULATED boards; one interleaved run, lower "
         "quartiles.",
+    ]
+    return "\n".join(lines)
+
+
+def accelerator_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: whole jobs on an emulated board against engines on the CPU."""
+    lines = ["| what | fpgahal | against | its time | times faster | goal |", "|---|---:|---|---:|---:|---|"]
+    for row in rows:
+        base = row["baseline"]
+        faster = "" if base is None else f"{base / row['ours']:.2f}x"
+        lines.append(
+            f"| {row['what']} | {human(row['ours'])} | {row['against']} | "
+            f"{'' if base is None else human(base)} | {faster} | {row['goal']} |"
+        )
+    lines += [
+        "",
+        f"Machine: {machine()}, Python {platform.python_version()}.  EMULATED boards: the kernels run on this "
+        "computer, as the engines do, one thread each.  Interleaved runs, medians.",
     ]
     return "\n".join(lines)
 
