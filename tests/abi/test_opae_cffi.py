@@ -154,7 +154,13 @@ def test_nothing_but_the_abi_is_exported() -> None:
 
 
 def test_it_needs_nothing_but_libc() -> None:
-    assert needed("opae") <= {"libc.so.6", "libpthread.so.0", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
+    assert needed("opae") <= {
+        "libc.so.6",
+        "libm.so.6",
+        "libpthread.so.0",
+        "ld-linux-x86-64.so.2",
+        "ld-linux-aarch64.so.1",
+    }
 
 
 # --- calls ------------------------------------------------------------------------------------------------------
