@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from fpgahal.k8s.names import INTEL_DOMAIN, af_resource, region_resource
 from fpgahal.k8s.webhook.resources import AcceleratorFunction, Broken, FpgaRegion, Kind, Mode, Resource
@@ -45,8 +44,8 @@ class NamespaceTable:
     """
 
     namespace: str
-    targets: Mapping[str, Target] = MappingProxyType({})
-    broken: Mapping[str, Broken] = MappingProxyType({})
+    targets: Mapping[str, Target] = field(default_factory=dict)
+    broken: Mapping[str, Broken] = field(default_factory=dict)
     programmable: frozenset[tuple[str, str]] = field(init=False)
     _offered: frozenset[tuple[str, Mode]] = field(init=False)
 
@@ -75,7 +74,7 @@ def namespace_table(namespace: str, resources: Iterable[Resource]) -> NamespaceT
             broken[name] = named[0]
         else:
             targets[name] = _target(named[0])
-    return NamespaceTable(namespace, MappingProxyType(targets), MappingProxyType(broken))
+    return NamespaceTable(namespace, targets, broken)
 
 
 def ambiguous(resource: Resource) -> Broken:
