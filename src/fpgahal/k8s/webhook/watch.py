@@ -18,7 +18,7 @@ from fpgahal.k8s.webhook.table import Table
 
 CONDITION = "Accepted"
 WATCH_SECONDS = 300
-GONE, NOT_FOUND, FORBIDDEN = 410, 404, 403
+FORBIDDEN, NOT_FOUND, GONE, BUSY = 403, 404, 410, 429  # BUSY and above: the server's own trouble
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +105,8 @@ class Watch:
             except FAILURES as error:
                 self.restarts[kind] += 1
                 wait = backoff.next()
-                code = error.code if isinstance(error, ApiError) else None
-                if isinstance(error, ApiError):
+                code = (error.code or 0) if isinstance(error, ApiError) else BUSY
+                if code < BUSY:
                     version = ""  # a list must tell where to begin; a stream that only broke is taken up again
                 if code == GONE and backoff.failures == 1:
                     wait = 0.0
@@ -214,7 +214,7 @@ def _path(kind: Kind, namespace: str = "") -> str:
     return f"/apis/{GROUP}/{VERSION}/{within}{kind.plural}"
 
 
-def _hint(code: int | None) -> str:
+def _hint(code: int) -> str:
     if code == NOT_FOUND:
         return "Are the CustomResourceDefinitions there?  `fpgahal-webhook crds | kubectl apply -f -` makes them."
     if code == FORBIDDEN:
