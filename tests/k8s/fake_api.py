@@ -58,10 +58,6 @@ class FakeApi:
         assert len(conditions) == 1
         return conditions[0]
 
-    def compact(self) -> None:
-        """Forget the history: whoever watches from before must list again."""
-        self._call(lambda: setattr(self, "compacted", self.version))
-
     def break_streams(self, *, in_order: bool = False) -> None:
         """End all watches: in order, as after their time, or by closing the connections."""
         self._call(lambda: self._end_streams(in_order))

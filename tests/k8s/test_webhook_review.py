@@ -28,9 +28,11 @@ from webhook_cases import (
     table,
 )
 
+from fpgahal.k8s.names import af_resource_2018
 from fpgahal.k8s.webhook.pod import MAX_UNITS
 from fpgahal.k8s.webhook.resources import Kind, parse
 from fpgahal.k8s.webhook.review import decide, decide_body
+from fpgahal.k8s.webhook.table import Table
 
 NAMES = table(
     af("arria10-nlb0"),
@@ -108,6 +110,14 @@ def test_F8_unknown_mode_in_the_resource() -> None:
     message = refusal(pod(container({"odd": 1})), names)
     assert "AcceleratorFunction is broken" in message
     assert "'unknown'" in message
+
+
+def test_A8_nodes_with_names_of_2018() -> None:
+    names = Table(lambda _, afu: af_resource_2018(afu))
+    names.put(parse(Kind.FUNCTION, af("arria10-nlb0")))
+    made = pod(container({f"{DOMAIN}af-{NLB0}": "2"}))
+    assert admit(pod(container({"arria10-nlb0": 2})), names) == made
+    refusal(pod(container({AF_IF10_NLB0: 1})), names)
 
 
 def test_F9_identity() -> None:
@@ -247,6 +257,7 @@ ASKED: list[dict[str, Any] | None] = [
         [{"name": "FPGA_AFU_01", "value": NLB0}],
         [{"name": "FPGA_REGION", "value": IF10}],
         [{"name": "FPGA_AFU_1"}],
+        [{"name": "FPGA_REGION_2", "value": IF10}, {"name": "FPGA_AFU_2", "value": NLB0}],
         [{"name": "FPGA_AFU_1", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}}],
         [*pairs((IF10, NLB0))[:1], {"name": "FPGA_AFU_1", "value": NLB0, "valueFrom": {"fieldRef": {}}}],
         [{"name": "X", "value": "1"}, {"name": "FPGA_REGION_99999", "value": IF10}],

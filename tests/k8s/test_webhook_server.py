@@ -362,6 +362,19 @@ def test_wrong_usage(args: list[str], code: int, told: str, capsys: pytest.Captu
     assert json.loads(capsys.readouterr().out)["error"]["message"]
 
 
+@pytest.mark.parametrize("missing", ["aiohttp", "prometheus_client"])
+def test_without_the_extra(missing: str) -> None:
+    """`crds` needs none of it; `serve` says what to install."""
+    program = f"import sys; sys.modules[{missing!r}] = None; from fpgahal.k8s.webhook.app import main; sys.exit(main())"
+    crds = subprocess.run([sys.executable, "-c", program, "crds"], capture_output=True, text=True, check=True)
+    assert crds.stdout.count('kind: "CustomResourceDefinition"') == 2
+    serve = [sys.executable, "-c", program, "serve", "--cert", "a", "--key", "b"]
+    served = subprocess.run(serve, capture_output=True, text=True, check=False)
+    assert served.returncode == 3
+    assert missing in served.stderr
+    assert "fpgahal[k8s]" in served.stderr
+
+
 @pytest.mark.usefixtures("own_logging")
 def test_a_port_that_is_taken(files: Files, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

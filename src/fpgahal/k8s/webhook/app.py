@@ -42,6 +42,12 @@ def build_parser() -> Parser:
     serving.add_argument(
         "--drain", type=_seconds, default=5.0, metavar="S", help="go on serving so long after SIGTERM (default 5)"
     )
+    serving.add_argument(
+        "--intel-names",
+        choices=("2020", "2018"),
+        default="2020",
+        help="how nodes name a programmed function: by interface and AFU id, or (until 2020) by AFU id (default 2020)",
+    )
     serving.set_defaults(run=serve)
     printing = commands.add_parser("crds", parents=[common], help="print the CustomResourceDefinitions, as YAML")
     printing.set_defaults(run=print_crds)
@@ -69,7 +75,15 @@ def serve(args: argparse.Namespace, out: Output) -> int:
         raise UsageError(f"--api-server {args.api_server!r} is no URL.", hint="Try --api-server http://127.0.0.1:8001.")
     log_json()
     api = Api.of_pod() if args.api_server is None else Api(args.api_server)
-    settings = Settings(args.cert, args.key, args.host, args.port, args.status_port, drain_seconds=args.drain)
+    settings = Settings(
+        args.cert,
+        args.key,
+        args.host,
+        args.port,
+        args.status_port,
+        names_of_2018=args.intel_names == "2018",
+        drain_seconds=args.drain,
+    )
     asyncio.run(serve_reviews(settings, api, started))
     return OK
 

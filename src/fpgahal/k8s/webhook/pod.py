@@ -70,7 +70,7 @@ def _container_patch(container: Mapping[str, Any], path: str, table: NamespaceTa
     claimed = _claimed(container)
     mapped: dict[str, int] = {}
     held: dict[str, int] = {}  # names of nodes, asked for as they are
-    for name, count in sorted(asked.items()):
+    for name, count in asked.items():
         if name in table.targets:
             mapped[name] = count
         elif is_intel_node_name(name.removeprefix(PREFIX)):

@@ -15,10 +15,11 @@ from pathlib import Path
 from aiohttp import web
 
 from fpgahal.k8s.api import Api
+from fpgahal.k8s.names import af_resource, af_resource_2018
 from fpgahal.k8s.webhook.certificate import Certificate
 from fpgahal.k8s.webhook.metrics import Metrics
 from fpgahal.k8s.webhook.review import decide_body
-from fpgahal.k8s.webhook.table import Table
+from fpgahal.k8s.webhook.table import Naming, Table
 from fpgahal.k8s.webhook.watch import Watch
 
 MAX_BODY = 8 << 20  # bytes; the API server itself takes 3 MiB
@@ -40,6 +41,8 @@ class Settings:
         For reviews, with TLS; 0 takes a free one.
     status_port : int
         For /healthz, /readyz and /metrics, without TLS; 0 takes a free one.
+    names_of_2018 : bool
+        The nodes' plugins name functions by the AFU id alone.
     reload_seconds : float
         Between looks at the certificate's files.
     drain_seconds : float
@@ -51,6 +54,7 @@ class Settings:
     host: str = "0.0.0.0"
     port: int = 9443
     status_port: int = 8080
+    names_of_2018: bool = False
     reload_seconds: float = 5.0
     drain_seconds: float = 5.0
 
@@ -137,7 +141,8 @@ async def serve(settings: Settings, api: Api, started: Callable[[int, int], None
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     async with api:
-        watch = Watch(api, Table())
+        naming: Naming = (lambda _, afu_id: af_resource_2018(afu_id)) if settings.names_of_2018 else af_resource
+        watch = Watch(api, Table(naming))
         server = Server(watch, Metrics(watch, certificate))
         reviews, status = (
             web.AppRunner(app, access_log=None, shutdown_timeout=10.0) for app in (server.reviews(), server.status())

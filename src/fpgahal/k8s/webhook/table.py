@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from fpgahal.k8s.names import INTEL_DOMAIN, af_resource, region_resource
 from fpgahal.k8s.webhook.resources import AcceleratorFunction, Broken, FpgaRegion, Kind, Mode, Resource
@@ -60,7 +61,10 @@ class NamespaceTable:
         return (resource, mode) in self._offered
 
 
-def namespace_table(namespace: str, resources: Iterable[Resource]) -> NamespaceTable:
+Naming: TypeAlias = Callable[[str, str], str]  # interface id, AFU id -> a programmed function's name
+
+
+def namespace_table(namespace: str, resources: Iterable[Resource], naming: Naming = af_resource) -> NamespaceTable:
     """Make the table of a namespace from its objects (those of other namespaces must not be among them)."""
     by_name: dict[str, list[Resource]] = {}
     for resource in resources:
@@ -73,7 +77,7 @@ def namespace_table(namespace: str, resources: Iterable[Resource]) -> NamespaceT
         elif isinstance(named[0], Broken):
             broken[name] = named[0]
         else:
-            targets[name] = _target(named[0])
+            targets[name] = _target(named[0], naming)
     return NamespaceTable(namespace, targets, broken)
 
 
@@ -90,13 +94,13 @@ def kind_of(resource: Resource) -> Kind:
     return Kind.FUNCTION if isinstance(resource, AcceleratorFunction) else Kind.REGION
 
 
-def _target(resource: AcceleratorFunction | FpgaRegion) -> Target:
+def _target(resource: AcceleratorFunction | FpgaRegion, naming: Naming) -> Target:
     region = f"{INTEL_DOMAIN}/{region_resource(resource.interface_id)}"
     if isinstance(resource, FpgaRegion):
         return Target(region, Mode.REGION, resource.interface_id)
     if resource.mode is Mode.ORCHESTRATED:
         return Target(region, Mode.ORCHESTRATED, resource.interface_id, resource.afu_id)
-    function = f"{INTEL_DOMAIN}/{af_resource(resource.interface_id, resource.afu_id)}"
+    function = f"{INTEL_DOMAIN}/{naming(resource.interface_id, resource.afu_id)}"
     return Target(function, Mode.PREPROGRAMMED, resource.interface_id, resource.afu_id)
 
 
@@ -104,9 +108,15 @@ class Table:
     """The objects of the cluster, and from them each namespace's names.
 
     Not for several threads: the watch changes it, and the server reads it, in one event loop.
+
+    Parameters
+    ----------
+    naming : callable
+        How the nodes' plugins name a programmed function.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, naming: Naming = af_resource) -> None:
+        self._naming = naming
         self._resources: dict[str, dict[tuple[Kind, str], Resource]] = {}
         self._tables: dict[str, NamespaceTable] = {}
 
@@ -138,7 +148,7 @@ class Table:
             return NamespaceTable(namespace)  # not kept: anybody can ask for any namespace
         found = self._tables.get(namespace)
         if found is None:
-            found = namespace_table(namespace, self._resources[namespace].values())
+            found = namespace_table(namespace, self._resources[namespace].values(), self._naming)
             self._tables[namespace] = found
         return found
 
