@@ -31,7 +31,7 @@ class FakeApi:
         self.compacted = 0  # versions before this are gone
         self.requests: list[tuple[str, str]] = []  # what was asked: method and path with query
         self.tokens: list[str] = []
-        self.refuse: dict[str, int] = {}  # method or "WATCH" -> status
+        self.refuse: dict[str, int] = {}  # method, "WATCH", or an object's name -> status
         self.gone_in_stream = False  # tell 410 as an ERROR event, not as a status
         self.garbage = b""  # sent once in the next stream
         self.told_gone = 0  # how often 410 was answered
@@ -169,7 +169,7 @@ class FakeApi:
 
     async def _status(self, request: web.Request) -> web.Response:
         self.requests.append(("PATCH", request.path_qs))
-        if status := self.refuse.get("PATCH"):
+        if status := self.refuse.get("PATCH") or self.refuse.get(request.match_info["name"]):
             return _error(status)
         assert request.content_type == "application/merge-patch+json"
         change = await request.json()

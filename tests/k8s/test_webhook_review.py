@@ -182,6 +182,10 @@ def test_F18_reviews_of_anything() -> None:
         assert response == {"uid": uid, "allowed": True}
     assert decide_body(b'{"corrupt', NAMES).denied
     assert decide_body(b"[" * 100_000, NAMES).denied
+    deep = json.dumps(review({"spec": {"containers": "deep"}})).encode()
+    for depth in (100, 500, 900, 960, 990):
+        nested = b'{"a":' * depth + b"1" + b"}" * depth
+        assert decide_body(deep.replace(b'"deep"', nested), NAMES).denied
     for corrupt in ("pod", [], 3, {}):
         decision = decide(review({"spec": {"containers": corrupt}}), NAMES)
         assert bool(decision.denied) == (corrupt != [])

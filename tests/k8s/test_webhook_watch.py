@@ -193,7 +193,7 @@ def test_a_large_object_comes_through(api: FakeApi) -> None:
         until(lambda: names(watch) == ["large"])
 
 
-def test_F23_conditions(api: FakeApi) -> None:
+def test_F23_conditions(api: FakeApi, caplog: pytest.LogCaptureFixture) -> None:
     broken, good = af("broken", "wrong string"), af("good")
     api.put(broken)
     api.put(good)
@@ -202,6 +202,7 @@ def test_F23_conditions(api: FakeApi) -> None:
         assert (told["type"], told["status"], told["reason"]) == ("Accepted", "False", "InvalidAfuId")
         assert "wrong string" in told["message"]
         assert told["observedGeneration"] == 1
+        assert "AcceleratorFunction default/broken: spec.afuId is 'wrong string'" in caplog.text
         assert until(lambda: api.condition(good))["status"] == "True"
         for document in (broken, good):
             held = api.objects["acceleratorfunctions", "default", document["metadata"]["name"]]
@@ -242,6 +243,18 @@ def test_conditions_that_can_not_be_written_are_tried_again(api: FakeApi) -> Non
         until(lambda: "more" in names(watch))  # the table does not wait for it
         api.refuse.clear()
         until(lambda: api.condition(af("broken")))
+
+
+def test_a_condition_that_is_refused_holds_up_no_other(api: FakeApi, caplog: pytest.LogCaptureFixture) -> None:
+    """Before 1.30, an API server takes no status for an object whose spec its schema refuses by now."""
+    api.refuse["bad"] = 422
+    api.put(af("bad", "wrong"))
+    api.put(af("good"))
+    with watching(api.url) as watch:
+        until(lambda: watch.synced and api.condition(af("good")))
+        time.sleep(0.2)
+        assert api.asked("PATCH", "/bad/status") <= 2
+        assert "default/bad has no condition" in caplog.text
 
 
 def test_the_token_is_read_again(api: FakeApi, tmp_path: Path) -> None:

@@ -8,12 +8,16 @@ stored under an older schema stay as they are.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
 
 from fpgahal.k8s.names import INTEL_DOMAIN, is_intel_node_name
+
+_SHORT = reprlib.Repr()  # bounded in depth, too: what it shows may be anything
+_SHORT.maxstring = _SHORT.maxother = 80
 
 GROUP, VERSION = INTEL_DOMAIN, "v2"
 
@@ -142,10 +146,7 @@ def parse(kind: Kind, document: Mapping[str, Any]) -> Resource:
 
 def shown(value: object) -> str:
     """Quote a value of somebody else's for a message, shortened."""
-    if value is None:
-        return "missing"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return "missing" if value is None else _SHORT.repr(value)
 
 
 def _matches(pattern: str, value: object) -> bool:

@@ -18,7 +18,8 @@ from fpgahal.k8s.webhook.table import Table
 
 CONDITION = "Accepted"
 WATCH_SECONDS = 300
-FORBIDDEN, NOT_FOUND, GONE, BUSY = 403, 404, 410, 429  # BUSY and above: the server's own trouble
+FORBIDDEN, NOT_FOUND, GONE, INVALID = 403, 404, 410, 422
+BUSY = 429  # this and above: the server's own trouble
 
 log = logging.getLogger(__name__)
 
@@ -134,11 +135,8 @@ class Watch:
         item = event["object"]
         namespace, name = key(item)
         if event["type"] in ("ADDED", "MODIFIED"):
-            resource = parse(kind, item)
-            self.table.put(resource)
+            self.table.put(parse(kind, item))
             self._note(kind, item)
-            if isinstance(resource, Broken):
-                log.warning("%s %s/%s: %s", kind, namespace, name, resource.message, extra={"reason": resource.reason})
         elif event["type"] == "DELETED":
             self.table.drop(kind, namespace, name)
             self._seen.pop((kind, namespace, name), None)
@@ -182,14 +180,19 @@ class Watch:
     async def _write(self, own: Id) -> None:
         kind, namespace, name = own
         generation, told = self._seen[own]
-        condition = condition_of(self.table.verdict(*own), generation, told)
+        broken = self.table.verdict(*own)
+        condition = condition_of(broken, generation, told)
         if condition == told:
             return
+        if broken is not None:
+            log.warning("%s %s/%s: %s", *own, broken.message, extra={"reason": broken.reason})
         try:
             await self._api.merge(f"{_path(kind, namespace)}/{name}/status", {"status": {"conditions": [condition]}})
         except ApiError as error:
-            if error.code != NOT_FOUND:  # deleted in the meantime
+            # Deleted meanwhile; or (before Kubernetes 1.30) a spec that the schema refuses can't get a status either.
+            if error.code not in (NOT_FOUND, INVALID):
                 raise
+            log.warning("%s %s/%s has no condition: %s", *own, error.message)
         if self._seen.get(own) == (generation, told):
             self._seen[own] = generation, condition
 
