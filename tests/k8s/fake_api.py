@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -24,7 +25,8 @@ T = TypeVar("T")
 class FakeApi:
     """Use it in ``with``; every method may be called from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.objects: dict[tuple[str, str, str], Any] = {}  # plural, namespace, name
         self.events: list[tuple[int, str, str, Any]] = []  # version, type, plural, object
         self.version = 100
@@ -120,8 +122,9 @@ class FakeApi:
         app.router.add_patch("/apis/fpga.intel.com/v2/namespaces/{ns}/{plural}/{name}/status", self._status)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls).start()
+        self.port = runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self.port}"
         self._ready.set()
         await self._stop.wait()
         await runner.cleanup()

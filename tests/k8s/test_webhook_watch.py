@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import trustme
 from fake_api import FakeApi
 from webhook_cases import AF_IF10_NLB0, NLB3, admit, af, container, pod, refusal, region
 
@@ -27,12 +29,13 @@ IDENTITY = pod(container({AF_IF10_NLB0: 1}))
 
 
 @contextmanager
-def watching(url: str, token: Path | None = None) -> Iterator[Watch]:
+def watching(url: str | Api, token: Path | None = None) -> Iterator[Watch]:
     """A Watch that runs in a thread until the end of the block."""
+    connection = url if isinstance(url, Api) else Api(url, token)
     started, holder = threading.Event(), []
 
     async def main() -> None:
-        async with Api(url, token) as api:
+        async with connection as api:
             watch = Watch(api, Table(), first_wait=0.02, longest_wait=0.1)
             stop = asyncio.Event()
             holder.extend([watch, asyncio.get_running_loop(), stop])
@@ -273,12 +276,30 @@ def test_where_the_api_server_is(tmp_path: Path) -> None:
         Api.of_pod({}, tmp_path)
     with pytest.raises(ApiError, match="token"):
         Api.of_pod({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, tmp_path)
-    import trustme
-
     (tmp_path / "token").write_text("t")
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.crt"))
     environ = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "6443"}
     assert Api.of_pod(environ, tmp_path).url == "https://[fd00::1]:6443"
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_the_api_server_as_a_pod_sees_it(tmp_path: Path, trusted: bool) -> None:
+    """TLS with the cluster's own authority, and the service account's token."""
+    authority, other = trustme.CA(), trustme.CA()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    (authority if trusted else other).cert_pem.write_to_path(str(tmp_path / "ca.crt"))
+    (tmp_path / "token").write_text("secret")
+    with FakeApi(tls) as api:
+        api.put(af("nlb"))
+        environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(api.port)}
+        with watching(Api.of_pod(environ, tmp_path)) as watch:
+            if trusted:
+                until(lambda: watch.synced and api.condition(af("nlb")))
+                assert set(api.tokens) == {"Bearer secret"}
+            else:
+                until(lambda: watch.restarts[Kind.FUNCTION] > 1)
+                assert not api.tokens
 
 
 def test_backoff_doubles_up_to_its_bound() -> None:

@@ -119,11 +119,15 @@ class Api:
             if response.status != 200:
                 await _document(response)
             rest = b""
-            async for chunk in response.content.iter_any():  # by line, but aiohttp bounds a line's length
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    if line.strip():
-                        yield _event(line)
+            try:
+                async for chunk in response.content.iter_any():  # by line, but aiohttp bounds a line's length
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        if line.strip():
+                            yield _event(line)
+            finally:
+                if response.connection is not None and response.connection.transport is not None:
+                    response.connection.transport.abort()  # left in the middle: nothing to say goodbye to
 
     def _request(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **options: Any
