@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ import fpgahal
 # A rack of the caller's shell must not leak into the tests.
 for variable in ("FPGAHAL_EMULATE", "FPGAHAL_EMU_RACK"):
     os.environ.pop(variable, None)
+
+# A shell's background job ignores Ctrl-C, and so would the programs that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # These run under the interposer only: see test_interposed.py.
 collect_ignore = [] if os.environ.get(ONLY) else ["faults/test_dfl.py"]

@@ -37,11 +37,12 @@ LAYERS = {
     "cli": 6,
     "bench": 6,
     "conformance": 6,
+    "k8s": 6,
     "__main__": 6,
     "_probe": 6,
 }
 # Consumers use the public names only, as any user could.
-PUBLIC_ONLY = ("kernels", "cli", "bench", "conformance")
+PUBLIC_ONLY = ("kernels", "cli", "bench", "conformance", "k8s")
 
 SOURCES = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".pyx", ".pxd"))
 
