@@ -21,6 +21,7 @@ import fpgahal
 from fpgahal import _opae, _xrt, emu
 
 ROOT = Path(__file__).parent.parent
+UNITS = ((1e3, "ms"), (1e6, "µs"), (1e9, "ns"))
 
 
 class Book:
@@ -58,7 +59,7 @@ class Book:
                 "baseline": None,
                 "against": "",
                 "ratio": ours / limit,
-                "goal": f"< {limit * 1e3:g} ms" if limit >= 1e-3 else f"< {limit * 1e9:g} ns",
+                "goal": next(f"< {limit * f:g} {u}" for f, u in UNITS if limit * f >= 1 or u == "ns"),
             }
         )
         print(f"{what}: {ours * 1e9:.0f} ns (goal < {limit * 1e9:g} ns)")
