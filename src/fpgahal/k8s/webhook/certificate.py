@@ -55,12 +55,14 @@ class Certificate:
         if stamp == self._stamp:
             return False
         try:
-            self._current = self._load()
+            loaded = self._load()
         except CertificateError as error:
             self.failures += 1
             log.error("The certificate stays as it was: %s", error.message)
             return False
-        self._stamp = stamp
+        if self._stamps() != stamp:
+            return False  # they are being exchanged right now: next time
+        self._current, self._stamp = loaded, stamp
         self.renewals += 1
         log.info("A new certificate is in use")
         return True
