@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,21 +67,28 @@ def update(file: Path, mark: str, text: str) -> None:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: fpgahal against C, ctypes, cffi."""
-    lines = ["| what | fpgahal | against | its time | ratio | goal |", "|---|---:|---|---:|---:|---|"]
+    return rows_against(rows, "ratio", lambda row: f"{row['ratio']:.2f}") + (
+        "  One interleaved run, medians; boards are EMULATED, so these are the costs of the software.  A ratio against "
+        "ctypes or cffi says how many times slower they are."
+    )
+
+
+def accelerator_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: whole jobs on an emulated board against engines on the CPU."""
+    return rows_against(rows, "times faster", lambda row: f"{row['baseline'] / row['ours']:.2f}x") + (
+        "  EMULATED boards: the kernels run on this computer, as the engines do, one thread each.  Interleaved runs, "
+        "medians."
+    )
+
+
+def rows_against(rows: list[dict[str, Any]], heading: str, ratio: Callable[[dict[str, Any]], str]) -> str:
+    """Rows of the book, and the machine that they come from; a limit has no baseline, and so no ratio."""
+    lines = [f"| what | fpgahal | against | its time | {heading} | goal |", "|---|---:|---|---:|---:|---|"]
     for row in rows:
-        base = row["baseline"]
-        ratio = "" if base is None else f"{row['ratio']:.2f}"
-        lines.append(
-            f"| {row['what']} | {human(row['ours'])} | {row['against']} | "
-            f"{'' if base is None else human(base)} | {ratio} | {row['goal']} |"
-        )
-    lines += [
-        "",
-        f"Machine: {machine()}, Python {platform.python_version()}.  One interleaved run, medians; boards are "
-        "EMULATED, so these are the costs of the software.  A ratio against ctypes or cffi says how many times "
-        "slower they are.",
-    ]
-    return "\n".join(lines)
+        theirs = ("", "") if row["baseline"] is None else (human(row["baseline"]), ratio(row))
+        cells = (row["what"], human(row["ours"]), row["against"], *theirs, row["goal"])
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"Machine: {machine()}, Python {platform.python_version()}."])
 
 
 def peer_table(rows: list[dict[str, Any]]) -> str:
@@ -96,24 +104,6 @@ def peer_table(rows: list[dict[str, Any]]) -> str:
         "",
         f"Machine: {machine()}, Python {platform.python_version()}.  EMULATED boards; one interleaved run, lower "
         "quartiles.",
-    ]
-    return "\n".join(lines)
-
-
-def accelerator_table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: whole jobs on an emulated board against engines on the CPU."""
-    lines = ["| what | fpgahal | against | its time | times faster | goal |", "|---|---:|---|---:|---:|---|"]
-    for row in rows:
-        base = row["baseline"]
-        faster = "" if base is None else f"{base / row['ours']:.2f}x"
-        lines.append(
-            f"| {row['what']} | {human(row['ours'])} | {row['against']} | "
-            f"{'' if base is None else human(base)} | {faster} | {row['goal']} |"
-        )
-    lines += [
-        "",
-        f"Machine: {machine()}, Python {platform.python_version()}.  EMULATED boards: the kernels run on this "
-        "computer, as the engines do, one thread each.  Interleaved runs, medians.",
     ]
     return "\n".join(lines)
 

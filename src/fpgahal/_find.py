@@ -85,8 +85,7 @@ def open(
     if isinstance(selector, DeviceInfo):
         info = selector
     else:
-        family = "opae" if driver == "dfl" else driver
-        info = find(selector, bdf=bdf, slot=slot, afu_id=afu_id, driver=family, name=name, platform=platform)
+        info = find(selector, bdf=bdf, slot=slot, afu_id=afu_id, driver=family(driver), name=name, platform=platform)
     if of_pyxrt and info.emulated:
         _refuse_other_board(info)
     end = time.monotonic() + timeout
@@ -111,6 +110,11 @@ def find(selector: str | None = None, **wanted: Any) -> DeviceInfo:
         f"{len(matches)} devices match{f' {asked}' if asked else ''}:{_listing(matches)}",
         hint=f'Name one: fpgahal.open("{matches[0].address}").',
     )
+
+
+def family(driver: str | None) -> str | None:
+    """Which boards a binding is for: ``"dfl"`` is another way to open an OPAE board."""
+    return "opae" if driver == "dfl" else driver
 
 
 def find_all(**wanted: Any) -> list[DeviceInfo]:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from fpgahal._device import Device
-from fpgahal._find import find, find_all, open
+from fpgahal._find import family, find, find_all, open
 from fpgahal._types import DeviceInfo
 
 
@@ -82,12 +82,7 @@ def open_all(
     ...     len(boards)
     2
     """
-    wanted = {
-        "afu_id": afu_id,
-        "driver": "opae" if driver == "dfl" else driver,
-        "name": name,
-        "platform": platform,
-    }
+    wanted = {"afu_id": afu_id, "driver": family(driver), "name": name, "platform": platform}
     if selectors:
         infos = [one if isinstance(one, DeviceInfo) else find(one, **wanted) for one in selectors]
     else:

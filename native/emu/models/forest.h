@@ -91,6 +91,20 @@ forest_add forest_add_portable, forest_add_avx2, forest_add_avx512;
 /* The same for one lane: many trees at a time instead of many rows. */
 void forest_add_row(const struct forest *, uint32_t first, uint32_t last, const float *x, float *sums);
 
+/* The body of a forest_add: every tree by `add`, which is inlined once for each number of levels of a top. */
+#define FOREST_ADD_TREES(add)                                                                                  \
+    for (const struct forest_top *t = f->trees + first; t < f->trees + last; t++) {                            \
+        float *out = sums + ((size_t)t->out << f->shift);                                                      \
+        switch (t->levels) {                                                                                   \
+        case 3: add(f, t, x, lanes, out, 3); break;                                                            \
+        case 4: add(f, t, x, lanes, out, 4); break;                                                            \
+        case 5: add(f, t, x, lanes, out, 5); break;                                                            \
+        case 6: add(f, t, x, lanes, out, 6); break;                                                            \
+        case 7: add(f, t, x, lanes, out, 7); break;                                                            \
+        default: add(f, t, x, lanes, out, 8);                                                                  \
+        }                                                                                                      \
+    }
+
 /* The fastest that this processor has, or the one that FPGAHAL_EMU_ISA names; NULL if it does not have that one. */
 forest_add *forest_path(void);
 

@@ -127,28 +127,7 @@ INLINE void add(const struct forest *f, const struct forest_top *t, const float 
 AVX2 void forest_add_avx2(const struct forest *f, uint32_t first, uint32_t last, const float *x, uint32_t lanes,
                           float *sums)
 {
-    for (const struct forest_top *t = f->trees + first; t < f->trees + last; t++) {
-        float *out = sums + ((size_t)t->out << f->shift);
-        switch (t->levels) {
-        case 3:
-            add(f, t, x, lanes, out, 3);
-            break;
-        case 4:
-            add(f, t, x, lanes, out, 4);
-            break;
-        case 5:
-            add(f, t, x, lanes, out, 5);
-            break;
-        case 6:
-            add(f, t, x, lanes, out, 6);
-            break;
-        case 7:
-            add(f, t, x, lanes, out, 7);
-            break;
-        default:
-            add(f, t, x, lanes, out, 8);
-        }
-    }
+    FOREST_ADD_TREES(add)
 }
 #else
 void forest_add_avx2(const struct forest *f, uint32_t first, uint32_t last, const float *x, uint32_t lanes,

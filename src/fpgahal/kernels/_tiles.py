@@ -21,9 +21,8 @@ from fpgahal import (
     DeviceBusyError,
     KernelContract,
     Run,
-    RunError,
-    RunTimeoutError,
 )
+from fpgahal.kernels._left import settle
 from fpgahal.kernels._open import Image, open_kernel
 
 Pixels = npt.NDArray[Any]
@@ -132,15 +131,9 @@ class TiledKernel:
 
     def _settle(self) -> None:
         """See to the end of a tile that an earlier call left behind with an exception."""
-        if self._run is None:
-            return
-        try:
-            self._run.wait(self._timeout)
-        except RunTimeoutError:
-            raise
-        except RunError:
-            pass
-        self._run = None
+        if self._run is not None:
+            settle(self._run, self._timeout)
+            self._run = None
 
 
 def _view(buffer: Buffer, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Pixels:

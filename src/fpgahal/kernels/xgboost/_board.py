@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fpgahal import Buffer, Device, Kernel, Run, RunError, RunTimeoutError
+from fpgahal import Buffer, Device, Kernel, Run
 from fpgahal.kernels import open_kernel
+from fpgahal.kernels._left import settle
 from fpgahal.kernels.xgboost import _numbers
 from fpgahal.kernels.xgboost._contract import PREDICT
 from fpgahal.kernels.xgboost._forest import Forest
@@ -99,15 +100,9 @@ class Board:
         if self._left is None:
             return
         with self._settling:
-            if self._left is None:
-                return
-            try:
-                self._left.wait(PATIENCE)
-            except RunTimeoutError:
-                raise
-            except RunError:  # nobody waits for its result
-                pass
-            self._left = None
+            if self._left is not None:
+                settle(self._left, PATIENCE)
+                self._left = None
 
     def close(self) -> None:
         """Give the kernel and the memory back."""

@@ -73,7 +73,35 @@ class Board:
             stack.callback(self._kernel.close)
 
 
-class Boards:
+class Group:
+    """Boards that search together: they are closed together, when the training ends or fails."""
+
+    def __init__(self) -> None:
+        self._boards: list[Board] = []
+        self._views: list[dict[str, NDArray[Any]]] = []  # of each board's buffers
+
+    def close(self) -> None:
+        """Free the boards' memory and kernels; the devices stay open."""
+        for views in self._views:
+            views.clear()  # a view in a traceback's frame would keep the memory
+        with ExitStack() as stack:
+            for board in self._boards:
+                stack.callback(board.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            with suppress(FpgaError):  # the first error says more
+                self.close()
+
+
+class Boards(Group):
     """All boards as one: features are shared out, and the best splits merged.
 
     Parameters
@@ -102,9 +130,8 @@ class Boards:
         page: int = MAX_NODES,
     ) -> None:
         self._settings, self._flags, self._page = settings, GAIN_FLOAT64 * float64, page
-        self._boards: list[Board] = []
+        super().__init__()
         self._first: list[int] = []
-        self._parts: list[dict[str, NDArray[Any]]] = []
         self._n_rows = n_rows
         self.work = np.empty(n_rows, np.int32)
         dirs = directions(entries, col_ptr, n_rows)
@@ -120,7 +147,7 @@ class Boards:
                 for name in ("entries", "col_ptr", "dirs"):
                     board.send(name)
                 self._first.append(first)
-                self._parts.append(
+                self._views.append(
                     {
                         "rows": board.array("rows", n_rows, _grow.ROW),
                         "node_stats": board.array("node_stats", 2 * page, np.float64).reshape(-1, 2),
@@ -129,7 +156,7 @@ class Boards:
                     }
                 )
             self._n_features = np.diff([*self._first, len(dirs)]).tolist()
-            self.rows = self._parts[0]["rows"]
+            self.rows = self._views[0]["rows"]
         except BaseException:
             self.close()
             raise
@@ -146,7 +173,7 @@ class Boards:
 
     def _level(self, sums: NDArray[np.float64], gains: Floats) -> NDArray[np.void]:
         n, s = len(sums), self._settings
-        for board, part, n_features in zip(self._boards, self._parts, self._n_features, strict=True):
+        for board, part, n_features in zip(self._boards, self._views, self._n_features, strict=True):
             if part["rows"] is not self.rows:
                 part["rows"][:] = self.rows
             part["node_stats"][:n] = sums
@@ -175,8 +202,8 @@ class Boards:
             board.wait()
         for board in self._boards:
             board.fetch("best", n * BEST.itemsize)
-        best: NDArray[np.void] = self._parts[0]["best"][:n].copy()
-        for part, first in zip(self._parts[1:], self._first[1:], strict=True):
+        best: NDArray[np.void] = self._views[0]["best"][:n].copy()
+        for part, first in zip(self._views[1:], self._first[1:], strict=True):
             # The other board has later features: at a tie, the earlier one stays.
             better = part["best"]["loss"][:n] > best["loss"]
             best[better] = part["best"][:n][better]
@@ -185,24 +212,8 @@ class Boards:
 
     def close(self) -> None:
         """Free the boards' memory and kernels; the devices stay open."""
-        for part in self._parts:
-            part.clear()  # a view in a traceback's frame would keep the memory
-        self.__dict__.pop("rows", None)
-        with ExitStack() as stack:
-            for board in self._boards:
-                stack.callback(board.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            with suppress(FpgaError):  # the first error says more
-                self.close()
+        self.__dict__.pop("rows", None)  # a view, too
+        super().close()
 
 
 def directions(entries: NDArray[np.void], col_ptr: NDArray[np.uint64], n_rows: int) -> NDArray[np.uint8]:

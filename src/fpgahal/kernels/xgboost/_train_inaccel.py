@@ -8,17 +8,14 @@ published come from a machine with eight.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
-from types import TracebackType
-from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fpgahal import ArgumentRangeError, Device, FpgaError
+from fpgahal import ArgumentRangeError, Device
 from fpgahal.kernels._open import Image
 from fpgahal.kernels.xgboost import _grow
-from fpgahal.kernels.xgboost._train_board import Board
+from fpgahal.kernels.xgboost._train_board import Board, Group
 from fpgahal.kernels.xgboost._train_contracts import (
     INACCEL_EXACT,
     INACCEL_MAX_NODES,
@@ -32,7 +29,7 @@ from fpgahal.kernels.xgboost._train_tree import Floats
 NOTHING = 0xFFFFFFFF  # row of a padding entry
 
 
-class InaccelBoards:
+class InaccelBoards(Group):
     """The same as :class:`Boards`, for the old kernel: features go out in requests, one run each."""
 
     def __init__(
@@ -54,8 +51,7 @@ class InaccelBoards:
         offsets = col_ptr.astype(np.int64)
         sizes = np.diff(offsets)
         self._batch = int(sizes.max())
-        self._boards: list[Board] = []
-        self._views: list[dict[str, NDArray[Any]]] = []
+        super().__init__()
         n_features, n_parts = len(sizes), min(max(settings.n_requests, len(devices)), len(sizes))
         self._first = [part * (n_features // n_parts) + min(part, n_features % n_parts) for part in range(n_parts)]
         self._sizes = np.diff([*self._first, n_features]).tolist()
@@ -140,23 +136,3 @@ class InaccelBoards:
             s.reg_alpha,
             s.reg_lambda,
         )
-
-    def close(self) -> None:
-        """Free the boards' memory and kernels; the devices stay open."""
-        for views in self._views:
-            views.clear()  # a view in a traceback's frame would keep the memory
-        with ExitStack() as stack:
-            for board in self._boards:
-                stack.callback(board.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            with suppress(FpgaError):  # the first error says more
-                self.close()
