@@ -28,7 +28,7 @@ _MODE = 0o644
 
 def needs_cdi(unit: Unit, settings: Settings) -> bool:
     """Tell whether a container that gets this unit must get it as a CDI device, too."""
-    return bool(unit.slots) and (settings.cdi or settings.mode == "region" and unit.programmed_by_pod)
+    return bool(unit.slots) and (settings.cdi or (settings.mode == "region" and unit.programmed_by_pod))
 
 
 def variable(info: DeviceInfo) -> str:

@@ -20,7 +20,7 @@ def reason(info: DeviceInfo, *, to_be_programmed: bool = False) -> str:
     to_be_programmed : bool
         An image is loaded before it is used: then a slot that only lacks a working one is no worse than an empty one.
     """
-    if info.health.status is not HealthStatus.FAILED:
+    if info.answers and info.health.status is not HealthStatus.FAILED:
         return ""
     if to_be_programmed and info.health.needs_image:
         return ""

@@ -50,14 +50,9 @@ def _add(chosen: list[Unit], group: list[Unit], size: int) -> None:
     """Move units from `group` to `chosen` until there are `size`, a NUMA node at a time."""
     while group and len(chosen) < size:
         needed = size - len(chosen)
-        room = Counter(unit.numa_nodes for unit in group)
         used = {unit.numa_nodes for unit in chosen}
-
-        def rank(numa: tuple[int, ...], room: Counter[tuple[int, ...]] = room, needed: int = needed) -> tuple[bool, bool, int]:
-            enough = room[numa] >= needed
-            return numa not in used, not enough, room[numa] if enough else -room[numa]
-
-        best = min(room, key=rank)
+        room = Counter(unit.numa_nodes for unit in group)
+        best = min(room, key=lambda numa: (numa not in used, room[numa] < needed, abs(room[numa] - needed)))
         for unit in [unit for unit in group if unit.numa_nodes == best][:needed]:
             group.remove(unit)
             chosen.append(unit)

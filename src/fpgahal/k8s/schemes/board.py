@@ -39,9 +39,7 @@ def _first(info: DeviceInfo, pattern: re.Pattern[str]) -> str:
 def application_nodes(info: DeviceInfo) -> tuple[str, ...]:
     """Give the device nodes with which an application works: never one that manages the board."""
     return tuple(
-        node
-        for node in info.device_nodes
-        if _PORT.fullmatch(basename(node)) or _RENDER.fullmatch(basename(node))
+        node for node in info.device_nodes if _PORT.fullmatch(basename(node)) or _RENDER.fullmatch(basename(node))
     )
 
 
@@ -76,7 +74,7 @@ def unit(
         "; ".join(filter(None, found)),
         () if racks else tuple(DeviceNode(node, node) for node in nodes),
         tuple(Mount(rack, rack) for rack in racks),
-        {**(env or {}), **{RACK: rack for rack in racks}},
+        {**(env or {}), **({RACK: racks[0]} if racks else {})},
         {**(annotations or {}), **(EMULATED if racks else {})},
         tuple(sorted({info.numa_node for info in slots if info.numa_node >= 0})),
         wanted,

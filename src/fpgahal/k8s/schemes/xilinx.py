@@ -54,9 +54,9 @@ def _custom_name(info: DeviceInfo, settings: Settings, domain: str) -> str:
             _warn(f"The name for {key!r} is ignored: a key has three parts, type-shell-timestamp.")
             continue
         kind, shell, id = (part.lower() for part in wanted)
-        if kind in ("*", card["deviceType"].lower()) and shell in ("*", card["shellVer"].lower()):
-            if id in ("*", card["timestamp"]) or (len(id) == 6 and id == card["uuid"]):
-                return _checked(expression, card, domain)
+        same_card = kind in ("*", card["deviceType"].lower()) and shell in ("*", card["shellVer"].lower())
+        if same_card and (id in ("*", card["timestamp"]) or (len(id) == 6 and id == card["uuid"])):
+            return _checked(expression, card, domain)
     return ""
 
 
