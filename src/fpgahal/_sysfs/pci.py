@@ -66,8 +66,9 @@ _OK = Health()
 
 # one file instead of five
 _UEVENT = re.compile(
-    r"PCI_CLASS=([0-9A-F]{1,8})\nPCI_ID=([0-9A-F]{4}):([0-9A-F]{4})\nPCI_SUBSYS_ID=([0-9A-F]{4}):([0-9A-F]{4})\n"
+    rb"PCI_CLASS=([0-9A-F]{1,8})\nPCI_ID=([0-9A-F]{4}):([0-9A-F]{4})\nPCI_SUBSYS_ID=([0-9A-F]{4}):([0-9A-F]{4})\n"
 )
+_FATAL = re.compile(rb"TOTAL_ERR_FATAL ([1-9][0-9]*)\s*$")
 _ALL_ONES = b"\xff" * 8
 
 
@@ -75,8 +76,8 @@ def ids(folder: str, verdict: Verdict) -> Ids:
     """Read the ids of the PCI function in `folder` (a real path)."""
     node = read.number(f"{folder}/numa_node", 10)
     numa_node = node if isinstance(node, int) and node >= 0 else -1
-    event = read.text(f"{folder}/uevent")
-    known = _UEVENT.search(event) if isinstance(event, str) else None
+    event = read.start(f"{folder}/uevent")
+    known = _UEVENT.search(event) if isinstance(event, bytes) else None
     if known:
         kind, vendor, device, subvendor, subdevice = (int(value, 16) for value in known.groups())
         return Ids(vendor, device, subvendor, subdevice, kind, numa_node)
@@ -104,9 +105,10 @@ def judge_bus(folder: str, virtual: bool, verdict: Verdict) -> None:
             dead=True,
         )
         return
-    fatal = read.text(f"{folder}/aer_dev_fatal")
-    if isinstance(fatal, str) and not fatal.endswith("TOTAL_ERR_FATAL 0") and "TOTAL_ERR_FATAL" in fatal:
-        count = fatal.rpartition(" ")[2]
+    errors = read.start(f"{folder}/aer_dev_fatal")
+    fatal = _FATAL.search(errors) if isinstance(errors, bytes) else None
+    if fatal:
+        count = int(fatal[1])
         verdict.degraded(f"{count} fatal PCIe errors since the machine started (aer_dev_fatal): dmesg says which")
     if virtual:
         return

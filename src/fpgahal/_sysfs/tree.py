@@ -59,7 +59,7 @@ class Tree:
         """
         if not self.root or path in self._plain:
             return ""
-        problem = self.leads_out(dirname(path))
+        problem = self.leads_out(path.rpartition("/")[0])
         if problem:
             return problem
         try:
