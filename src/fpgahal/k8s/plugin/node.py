@@ -53,6 +53,7 @@ class Node:
         Whether another instance serves this kubelet: then this one waits.
     turns : int
         How many scans ended.
+    closing : bool
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Node:
         self.inventory = Inventory()
         self.standby = False
         self.turns = 0
+        self.closing = False
         metrics.inventory = lambda: self.inventory
         metrics.streams = lambda: {name: one.server.streams for name, one in self._offered.items()}
 
@@ -102,6 +104,7 @@ class Node:
 
     async def close(self, grace: float = GRACE_SECONDS) -> None:
         """Stop all servers and remove their sockets; calls under way get `grace` seconds."""
+        self.closing = True
         await asyncio.gather(*(self._withdraw(resource, grace=grace) for resource in list(self._offered)))
         self._lock.release()
 

@@ -180,12 +180,12 @@ class ResourceServer:
         server, self._server = self._server, None
         if gone:
             self.update({})
-        self._closing = True
-        self._wake()
-        await server.stop(grace)
         if self.present:
             with suppress(OSError):
                 self.path.unlink()
+        self._closing = True
+        self._wake()
+        await server.stop(grace)
 
     # --- kubelet's calls ----------------------------------------------------------------------------------------
 
