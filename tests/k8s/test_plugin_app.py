@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_kubelet import FakeKubelet
+from fake_kubelet import FakeKubelet, StartError
 from fake_nodes import FakeNodes
 from fake_work import PAC, U250, until
+from images import NLB3, image
 
 import fpgahal
 from fpgahal import ArgumentRangeError
@@ -207,6 +208,50 @@ def test_E1_no_api_server_no_delay(kubelet: FakeKubelet, rack: fpgahal.emu.Rack)
         kubelet.wait(lambda: sum(kubelet.allocatable().values()) == 2)
         assert all("region-" in resource for resource in kubelet.capacity())
         assert running.said("keeping mode region")
+
+
+# --- programming ----------------------------------------------------------------------------------------------------
+
+
+def test_D14_containers_get_their_function_programmed_at_each_start(
+    kubelet: FakeKubelet, rack: fpgahal.emu.Rack, tmp_path: Path
+) -> None:
+    """The whole way: webhook's variables, kubelet's pod resources, the store, the board."""
+    nlb3 = tmp_path / "nlb3.gbs"
+    nlb3.write_bytes(image("nlb3", "pac-a10"))
+    store = fpgahal.ImageStore(kubelet.root / "images")
+    store.add(nlb3)
+    interface = rack.devices()[0].interface_id
+    assert interface is not None
+    region = f"fpga.intel.com/region-{interface.hex}"
+    wish = {"FPGA_REGION_1": interface.hex, "FPGA_AFU_1": NLB3}
+    with FakeNodes(n1={INTELS: "region"}) as api:
+        api.pods = {("default", "good"): wish, ("default", "bad"): {**wish, "FPGA_AFU_1": "0" * 31 + "1"}}
+        options = ["--schemes", "intel", "--api-server", api.url]
+        with plugin(kubelet, rack.dir, *options, NODE_NAME="n1") as running:
+            kubelet.wait(lambda: kubelet.allocatable() == {region: 2})
+            assert kubelet.registered(region)[0].pre_start_required
+            granted = kubelet.admit("good", {region: 1})
+            assert len(granted.cdi) == 1
+            address = granted.env["FPGAHAL_VISIBLE_DEVICES"]
+            for _ in range(2):
+                kubelet.start_container("good")
+                assert loaded(rack, address) == NLB3
+                with fpgahal.open(address) as board:  # as another container would leave it
+                    board.program(image("nlb0", "pac-a10"))
+                assert loaded(rack, address) != NLB3
+            kubelet.start_container("good")
+            assert loaded(rack, address) == NLB3
+            kubelet.admit("bad", {region: 1})
+            with pytest.raises(StartError, match="NOT_FOUND: "):
+                kubelet.start_container("bad")
+            assert len(running.said("Programmed")) == 3
+            assert kubelet.overlaps() == {}
+
+
+def loaded(rack: fpgahal.emu.Rack, address: str) -> str:
+    (afu_id,) = (info.afu_id for info in rack.devices() if info.address == address)
+    return afu_id.hex if afu_id else ""
 
 
 # --- --once ---------------------------------------------------------------------------------------------------------
