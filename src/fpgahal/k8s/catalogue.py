@@ -38,7 +38,7 @@ from typing import Any
 
 from fpgahal import ArgumentRangeError, FpgaError
 from fpgahal.k8s.autoscaler import boards_of_instance
-from fpgahal.k8s.names import AFU_DIGITS, INTERFACE_DIGITS, canonical_id
+from fpgahal.k8s.names import AFU_DIGITS, INTEL_DOMAIN, INTERFACE_DIGITS, canonical_id, region_resource
 from fpgahal.k8s.planner import Image, Offer
 
 MAX_BYTES = 4 << 20  # of one file
@@ -135,13 +135,25 @@ def _image(where: str, name: str, entry: Mapping[str, Any], folder: Path) -> Ima
     if not isinstance(namespaces, list) or not all(isinstance(item, str) and item for item in namespaces):
         raise CatalogueError(f'{where}.namespaces: a list of namespaces was expected, or ["*"].')
     interface, afu = _ids(where, entry)
-    return replace(
+    image = replace(
         image,
         namespaces=tuple(namespaces),
         node_selector=_labels(where, entry, "node_selector") if "node_selector" in entry else image.node_selector,
         interface_id=interface,
         afu_id=afu,
     )
+    _check_intel(where, image)
+    return image
+
+
+def _check_intel(where: str, image: Image) -> None:
+    """Intel's names say what is on a board, or which shell: only the latter can be the board of an image."""
+    region = f"{INTEL_DOMAIN}/{region_resource(image.interface_id)}" if image.interface_id else ""
+    if image.board.startswith(f"{INTEL_DOMAIN}/") and image.board != region:
+        raise CatalogueError(
+            f"{where}: the board {image.board!r} of Intel's scheme must be {INTEL_DOMAIN}/region-INTERFACE_ID, with "
+            "the interface_id and the afu_id of the image."
+        )
 
 
 def _ids(where: str, entry: Mapping[str, Any]) -> tuple[str, str]:
