@@ -54,6 +54,7 @@ from fpgahal._find import devices, find, open
 from fpgahal._group import DeviceGroup, open_all
 from fpgahal._interrupt import Interrupt
 from fpgahal._kernel import Kernel, Run
+from fpgahal._sysfs import kernel_drivers
 from fpgahal._types import (
     ArgInfo,
     ArgKind,
@@ -124,6 +125,7 @@ __all__ = [
     "devices",
     "emu",
     "find",
+    "kernel_drivers",
     "kernels",
     "open",
     "open_all",
