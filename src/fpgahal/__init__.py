@@ -54,7 +54,6 @@ from fpgahal._errors import (
 from fpgahal._find import devices, find, open
 from fpgahal._group import DeviceGroup, open_all
 from fpgahal._interrupt import Interrupt
-from fpgahal._kernel import Kernel, Run
 from fpgahal._types import (
     ArgInfo,
     ArgKind,
@@ -69,6 +68,7 @@ from fpgahal._types import (
 if TYPE_CHECKING:
     from fpgahal import emu, kernels
     from fpgahal._buffer import Buffer
+    from fpgahal._kernel import Kernel, Run
     from fpgahal._store import ImageStore, StoredImage, StoreProblem
 
 __version__ = "0.1.0"
@@ -143,6 +143,8 @@ __all__ = [
 _LAZY = {
     "Buffer": "fpgahal._buffer",
     "ImageStore": "fpgahal._store",
+    "Kernel": "fpgahal._kernel",
+    "Run": "fpgahal._kernel",
     "StoredImage": "fpgahal._store",
     "StoreProblem": "fpgahal._store",
 }

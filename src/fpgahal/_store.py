@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -163,7 +162,7 @@ class ImageStore:
             data = self._read(top, name, image.size)
         if not data:
             raise ImageNotFoundError(f"{image.path} is gone, or empty.", hint="`fpgahal images verify` looks at all.")
-        found = hashlib.sha256(data).hexdigest()
+        found = _sha256(data)
         if found != image.sha256:
             raise ImageStoreError(
                 f"{image.path} was changed: its SHA-256 is {found}, the index says {image.sha256}.  "
@@ -190,7 +189,7 @@ class ImageStore:
                 if not digest:
                     found.append(StoreProblem(name, "missing", "it is in the index, but there is no such file"))
                 elif digest != entry.sha256:
-                    message = f"{digest}, but the index has SHA-256 {entry.sha256}"
+                    message = f"its SHA-256 is {digest}, the index says {entry.sha256}"
                     found.append(StoreProblem(name, "changed", message))
             strangers = [name for name in files.names(top) if name not in index.images] if top >= 0 else []
         found += [StoreProblem(name, "foreign", "it is not in the index, and is not used") for name in strangers]
@@ -234,7 +233,7 @@ class ImageStore:
         """
         data = image if isinstance(image, bytes) else _read(os.fspath(image))
         _, name = _identify(data, "<bytes>" if isinstance(image, bytes) else os.fspath(image))
-        digest = hashlib.sha256(data).hexdigest()
+        digest = _sha256(data)
         allowed = _allowed(namespaces)
 
         def entry_in(top: int, index: Index) -> Entry:
@@ -386,14 +385,16 @@ class ImageStore:
             return file.read(size + 1)
 
     def _digest(self, top: int, name: str) -> str:
-        """Give a file's SHA-256; what is wrong with it, if it has none; empty if there is no such file."""
+        """Give a file's SHA-256; "none" of what is no regular file; empty if there is no such file."""
         try:
             descriptor = self._descriptor(top, name)
-        except ImageStoreError as error:
-            return error.message
+        except ImageStoreError:
+            return "none"
         if descriptor < 0:
             return ""
         with open(descriptor, "rb") as file:
+            import hashlib
+
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _descriptor(self, top: int, name: str) -> int:
@@ -422,6 +423,12 @@ def _digits(value: uuid.UUID | str, what: str, *lengths: int) -> str:
         expected = " or ".join(map(str, sorted(lengths)))
         raise ArgumentRangeError(f"{value!r} is no {what}: {expected} hex digits were expected.")
     return text
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib  # here: it loads OpenSSL, and a look at the index needs none
+
+    return hashlib.sha256(data).hexdigest()
 
 
 def _allowed(namespaces: Sequence[str] | None) -> tuple[str, ...] | None:
