@@ -35,7 +35,7 @@ seccompProfile:
 {{- end }}
 
 {{/* kubelet's sockets and folders belong to root, mode 0750 and 0755: user 0, but without a single capability. */}}
-{{- define "fpgahal.kubeletsPeer" -}}
+{{- define "fpgahal.rootWithoutRights" -}}
 runAsUser: 0
 runAsGroup: 0
 {{- end }}
