@@ -113,9 +113,11 @@ def digest(folder: Path) -> str:
     return total.hexdigest() + "\n"
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(prog="bundle.py", description="Make or install what a host needs for fpgahal-hook.")
+def build_parser() -> argparse.ArgumentParser:
+    """Declare the options."""
+    parser = argparse.ArgumentParser(
+        prog="bundle.py", description="Make or install what a host needs for fpgahal-hook."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("make")
     making.add_argument("folder", type=Path)
@@ -124,7 +126,12 @@ def main() -> None:
     installing = commands.add_parser("install")
     installing.add_argument("bundle", type=Path)
     installing.add_argument("target", type=Path)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Run the command line."""
+    args = build_parser().parse_args()
     if args.command == "make":
         make(args.folder, args.prefix, args.packages)
     elif install(args.bundle, args.target):

@@ -147,7 +147,11 @@ def test_cloudformation_is_valid() -> None:
 
 
 def test_every_instance_type_that_is_known() -> None:
-    assert TEMPLATE["Parameters"]["InstanceType"]["AllowedValues"] == list(INSTANCES) == list(TEMPLATE["Mappings"]["Boards"])
+    assert (
+        TEMPLATE["Parameters"]["InstanceType"]["AllowedValues"]
+        == list(INSTANCES)
+        == list(TEMPLATE["Mappings"]["Boards"])
+    )
 
 
 @pytest.mark.parametrize("instance_type", INSTANCES)
