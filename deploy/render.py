@@ -20,7 +20,7 @@ DEPLOY = Path(__file__).parent
 CHART, VALUES, MANIFESTS = DEPLOY / "helm/fpgahal", DEPLOY / "helm/values", DEPLOY / "manifests"
 NAME = NAMESPACE = "fpgahal"
 HEADER = "# SPDX-License-Identifier: Apache-2.0\n# Rendered by deploy/render.py from deploy/helm; a test compares.\n"
-# The plugin needs folders of the host, which Pod Security's `privileged` alone allows; its pods are confined all the same.
+# The plugin needs folders of the host, which Pod Security allows at this level only; its pods are confined anyhow.
 FIRST = f"""\
 apiVersion: v1
 kind: Namespace
@@ -63,7 +63,7 @@ def chart(values: dict[str, Any]) -> str:
 
 
 def documents(text: str) -> Iterator[str]:
-    """Give the documents of a YAML stream as they are written, in an order that does not depend on what rendered them."""
+    """Give the documents of a YAML stream as they are written, in an order that helm and its engine agree on."""
     source, found = "", []
     for part in re.split(r"(?m)^---\n", text):
         if match := re.match(r"# Source: (\S+)\n", part):

@@ -17,8 +17,22 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from deployed import DEPLOY, FOREIGN, VARIANTS, VERSIONS, Container, allows, check, containers, manifest, of_kind, one
-from deployed import rendered, script, selects
+from deployed import (
+    DEPLOY,
+    FOREIGN,
+    VARIANTS,
+    VERSIONS,
+    Container,
+    allows,
+    check,
+    containers,
+    manifest,
+    of_kind,
+    one,
+    rendered,
+    script,
+    selects,
+)
 
 from fpgahal._sysfs import boards
 from fpgahal.k8s.plugin import app as plugin
@@ -74,8 +88,10 @@ def plugin_config(container: Container) -> Config:
     return load(plugin.parse(container.spec["args"]).flags, {})
 
 
-def everywhere() -> list[Any]:
-    return [pytest.param(rendered(values), id=name) for name, values in CHOICES.items()]
+@pytest.fixture(params=CHOICES)
+def documents(request: pytest.FixtureRequest) -> list[Any]:
+    """What the chart makes of each choice."""
+    return rendered(CHOICES[request.param])
 
 
 # --- the manifests and the chart --------------------------------------------------------------------------------------
@@ -83,6 +99,7 @@ def everywhere() -> list[Any]:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_manifests_are_what_the_chart_renders(variant: str) -> None:
+    rendered()
     values = yaml.safe_load((DEPLOY / f"helm/values/{variant}.yaml").read_text())
     assert (DEPLOY / f"manifests/{variant}.yaml").read_text() == script("render").manifest(values), (
         "run deploy/render.py"
@@ -94,7 +111,6 @@ def test_every_manifest_has_its_values() -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("documents", everywhere())
 def test_kubernetes_takes_them(documents: list[Any], version: str) -> None:
     for document in documents:
         check(document, version)
@@ -204,10 +220,9 @@ def test_the_schema_knows_the_programs_options() -> None:
     assert {name.replace("_", "-") for name in chart} | set(options) | others == set(known)
 
 
-# --- our own programs --------------------------------------------------------------------------------------------------
+# --- our own programs -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("documents", everywhere())
 def test_our_programs_take_their_arguments(documents: list[Any]) -> None:
     found = list(containers(documents))
     assert found
@@ -226,7 +241,6 @@ def test_our_programs_take_their_arguments(documents: list[Any]) -> None:
             plugin_config(container).settings()
 
 
-@pytest.mark.parametrize("documents", everywhere())
 def test_the_plugin_has_what_its_arguments_name(documents: list[Any]) -> None:
     """Each folder is the host's folder of the same name: CDI files and kubelet's grants name paths of the host."""
     for container in containers(documents):
@@ -246,7 +260,6 @@ def test_the_plugin_has_what_its_arguments_name(documents: list[Any]) -> None:
         assert {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}} in container.spec["env"]
 
 
-@pytest.mark.parametrize("documents", everywhere())
 def test_the_hook_is_where_the_plugin_says(documents: list[Any]) -> None:
     for workload in of_kind(documents, "DaemonSet"):
         inits = [each for each in containers([workload]) if each.init]
@@ -286,10 +299,9 @@ def test_plugin_and_webhook_agree_on_names() -> None:
     assert webhook.build_parser().parse_args(other.spec["args"]).intel_names == "2018"
 
 
-# --- rights ------------------------------------------------------------------------------------------------------------
+# --- rights -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("documents", everywhere())
 def test_containers_are_confined(documents: list[Any]) -> None:
     for container in containers(documents):
         context = container.spec["securityContext"]
@@ -314,7 +326,6 @@ def test_the_least_is_the_default() -> None:
     assert not any(each.spec["securityContext"].get("privileged") for each in containers(rendered()))
 
 
-@pytest.mark.parametrize("documents", everywhere())
 def test_devices_of_the_host_are_seen_and_not_touched(documents: list[Any]) -> None:
     for container in containers(documents):
         for mount in container.spec.get("volumeMounts", []):
@@ -323,7 +334,6 @@ def test_devices_of_the_host_are_seen_and_not_touched(documents: list[Any]) -> N
                 assert not container.spec["terminationMessagePath"].startswith("/dev")
 
 
-@pytest.mark.parametrize("documents", everywhere())
 def test_references_lead_somewhere(documents: list[Any]) -> None:
     """Accounts, selectors, volumes and ports: what one object names, another has."""
     workloads = [*of_kind(documents, "Deployment"), *of_kind(documents, "DaemonSet")]
@@ -342,7 +352,6 @@ def test_references_lead_somewhere(documents: list[Any]) -> None:
         assert guarded["spec"]["replicas"] > budget["spec"]["minAvailable"], "a node could never be drained"
 
 
-@pytest.mark.parametrize("documents", everywhere())
 def test_network_policies_hold_for_all_pods_and_leave_what_is_needed(documents: list[Any]) -> None:
     workloads = [*of_kind(documents, "Deployment"), *of_kind(documents, "DaemonSet")]
     policies = of_kind(documents, "NetworkPolicy")
@@ -382,7 +391,7 @@ def test_the_plugin_may_read_what_it_reads_and_nothing_else() -> None:
     assert not allows(documents, account, "PATCH", "/api/v1/nodes/n")
 
 
-# --- nodes -------------------------------------------------------------------------------------------------------------
+# --- nodes ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_node_is_real_or_emulated() -> None:

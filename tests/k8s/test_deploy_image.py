@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -101,14 +100,14 @@ def test_the_installed_hook_judges_a_board(host: Path) -> None:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
+def small(tmp_path: Path) -> Path:
     folder = tmp_path / "bundle"
     (folder / "bin").mkdir(parents=True)
     (folder / "bin/run").write_text("new")
     (folder / "bin/run").chmod(0o755)
     (folder / "more").write_text("new")
     (folder / bundle.STAMP).write_text(bundle.digest(folder))
-    yield folder
+    return folder
 
 
 def test_installing_replaces_and_cleans_up(small: Path, tmp_path: Path) -> None:

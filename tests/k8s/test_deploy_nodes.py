@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes with FPGAs join a cluster: kubeadm's configuration, and AWS groups that the Cluster Autoscaler grows from zero."""
+"""Nodes with FPGAs join a cluster: kubeadm's configuration, and AWS groups that the autoscaler grows from zero."""
 
 from __future__ import annotations
 
@@ -184,7 +184,8 @@ def test_a_machine_joins(instance_type: str, tmp_path: Path) -> None:
     program = base64.b64decode(data["UserData"]).decode()
     assert program.startswith("#!/bin/sh\n")
     answers = {
-        "curl": 'case "$*" in *PUT*) echo SESSION;; *SESSION*zone) echo us-east-1a;; *SESSION*/instance-id) echo i-1;; *) exit 22;; esac',
+        "curl": 'case "$*" in *PUT*) echo SESSION ;; *SESSION*zone) echo us-east-1a ;; '
+        "*SESSION*/instance-id) echo i-1 ;; *) exit 22 ;; esac",
         "aws": f'[ "$*" = "ssm get-parameter --region us-east-1 --name /hybrid/join --with-decryption '
         f'--query Parameter.Value --output text" ] && echo {VALUES["TOKEN"]}',
         "kubeadm": f'[ "$1 $2" = "join --config" ] && cp "$3" {tmp_path}/joined',
