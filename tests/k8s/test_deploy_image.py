@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 from deployed import DEPLOY, ROOT, script
+from packaging.requirements import Requirement
 
 import fpgahal
 
 PREFIX = "/opt/fpgahal"
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 bundle = script("bundle")
 
@@ -29,19 +31,16 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `pip install --target` would make of the wheel: fpgahal and what it needs."""
     folder = tmp_path_factory.mktemp("packages")
     shutil.copytree(Path(fpgahal.__file__).parent, folder / "fpgahal", ignore=shutil.ignore_patterns("__pycache__"))
-    names = [re.split(r"[<>=!~ ;\[]", one)[0] for one in PYPROJECT["project"]["dependencies"]]
-    while names:
-        name = names.pop()
-        found = importlib.metadata.distribution(name)
+    needed = [Requirement(one) for one in PYPROJECT["project"]["dependencies"]]
+    while needed:
+        found = importlib.metadata.distribution(needed.pop().name)
         for file in found.files or []:
             if ".." not in file.parts and "__pycache__" not in file.parts and not (folder / file).exists():
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(file.locate(), folder / file)
-        names += [re.split(r"[<>=!~ ;\[(]", one)[0] for one in found.requires or [] if "extra ==" not in one]
+        more = map(Requirement, found.requires or [])
+        needed += [one for one in more if one.marker is None or one.marker.evaluate({"extra": ""})]
     return folder
-
-
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 @pytest.fixture(scope="module")
