@@ -329,8 +329,8 @@ class ImageStore:
         """Open the folder (-1: there is none) and read the index, as it is after the changes that were begun."""
         with files.top_folder(self.folder) as top:
             path = f"{self.folder}/{index_file.NAME}"
-            data = files.read_index(top, path, index_file.MAX_BYTES) if top >= 0 else b""
-            index = index_file.parse(data, path) if data else Index()
+            data = files.read_index(top, path, index_file.MAX_BYTES) if top >= 0 else None
+            index = Index() if data is None else index_file.parse(data, path)
             yield top, index.settled(lambda name: self._digest(top, name))
 
     @contextmanager

@@ -76,6 +76,13 @@ def test_ids_namespaces_and_selectors(tmp_path: Path) -> None:
     assert load(tmp_path / "catalogue.toml").permitted("team-b") == ()
 
 
+def test_groups_in_our_own_scheme(tmp_path: Path) -> None:
+    text = '[groups.g]\ninstance_type = "f2.12xlarge"\nscheme = "own"\nlabels = { zone = "a", "a.b/c" = "d" }\n'
+    (group,) = load(catalogue_file(tmp_path, text)).groups
+    assert (group.boards, group.new) == ({"fpgahal.dev/aws-f2": 2}, True)
+    assert group.labels == {"node.kubernetes.io/instance-type": "f2.12xlarge", "zone": "a", "a.b/c": "d"}
+
+
 def test_without_namespaces_nobody_may(tmp_path: Path) -> None:
     assert load(catalogue_file(tmp_path, ENTRY)).permitted("default") == ()
 
@@ -155,6 +162,7 @@ def test_board_for_a_file_without_platform(tmp_path: Path) -> None:
         (ENTRY + 'afu_id = "x"', "images.i.afu_id: 'x' is no AFU id"),
         (ENTRY + f'interface_id = "{IF10}"', "without an afu_id"),
         (ENTRY + 'node_selector = { "a b" = "c" }', "is no label"),
+        (ENTRY + 'node_selector = { "a" = 1 }', "a text was expected"),
         (ENTRY + 'node_selector = { "a" = "c d" }', "can't be a label's value"),
         (ENTRY + 'bitstream = "b.json"', "remove one of them"),
         ('[images.i]\nbitstream = "b.json"', "can't be read"),
@@ -162,8 +170,10 @@ def test_board_for_a_file_without_platform(tmp_path: Path) -> None:
             ENTRY + f'afu_id = "{NLB0}"\n' + ENTRY.replace(".i", ".j") + f'afu_id = "{NLB0}"',
             "images i and j have the same ids",
         ),
-        ("[groups.g]", "either instance_type or boards"),
+        ("[groups.g]", "either instance_type (and scheme) or boards"),
         ('[groups.g]\ninstance_type = "m5.large"', "No boards are known"),
+        ('[groups.g]\ninstance_type = "f1.4xlarge"\nscheme = "x"', "'x' is no naming scheme"),
+        ('[groups.g]\nboards = { "a/b" = 1 }\nscheme = "own"', "either instance_type (and scheme) or boards"),
         ('[groups.g]\nboards = { "u250" = 1 }', "is no resource"),
         ('[groups.g]\nboards = { "a/b" = -1 }', "a/b is -1"),
     ],

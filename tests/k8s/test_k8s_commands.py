@@ -24,6 +24,8 @@ from fpgahal.cli import GROUP, main
 from fpgahal.k8s import autoscaler
 from fpgahal.k8s.capacity import free_boards, pod_boards
 from fpgahal.k8s.labels import label_value, node_labels
+from fpgahal.k8s.plugin.inventory import take
+from fpgahal.k8s.schemes.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][GROUP]
@@ -76,6 +78,14 @@ def test_instance_types(kind: str, count: int, run: Run) -> None:
     found = run("autoscaler-tags", "--instance-type", kind, "--json")
     assert list(found["boards"].values()) == [count]
     assert autoscaler.boards_of_instance(kind) == found["boards"]
+
+
+@pytest.mark.parametrize(("board", "kind"), [("aws-f1", "f1.2xlarge"), ("aws-f2", "f2.6xlarge")])
+@pytest.mark.parametrize("scheme", autoscaler.SCHEMES)
+def test_tags_name_boards_as_the_plugin_does(board: str, kind: str, scheme: str, run: Run) -> None:
+    with fpgahal.emu.rack(board):
+        offered = take(fpgahal.devices(), Settings(schemes=(scheme,))).resources
+    assert set(run("autoscaler-tags", "--instance-type", kind, "--scheme", scheme, "--json")["boards"]) == set(offered)
 
 
 def test_all_that_tags_can_say(run: Run) -> None:
@@ -255,17 +265,27 @@ def test_strange_objects_are_survived() -> None:
 
 def test_node_labels() -> None:
     with fpgahal.emu.rack("pac-a10:2,u250,aws-f1"):
-        found = node_labels(fpgahal.devices())
+        devices = fpgahal.devices()
+    found = node_labels(devices)
     assert found["fpgahal.dev/boards"] == "4"
     assert {name: value for name, value in found.items() if ".count" in name} == {
-        "fpgahal.dev/aws-vu9p-f1.count": "1",
+        "fpgahal.dev/aws-f1.count": "1",
         "fpgahal.dev/pac-a10.count": "2",
         "fpgahal.dev/u250.count": "1",
+    }
+    assert {resource for name in found if ".count" in name for resource in [name.removesuffix(".count")]} == set(
+        take(devices, Settings()).resources
+    )
+    shelled = node_labels(devices, inaccel=True)
+    assert {name: shelled[name] for name in shelled.keys() - found.keys()} == {
+        "intel/pac_a10": "9926ab6d6c925a68aabca7d84c545738",
+        "xilinx/aws-vu9p-f1": "shell-v04261818_201920.3",
+        "xilinx/u250": "gen3x16_xdma_shell_3.1",
     }
     assert found["fpgahal.dev/pac-a10.shell"] == "9926ab6d6c925a68aabca7d84c545738"
     assert found["fpgahal.dev/pac-a10.afu"] == "d8424dc4a4a3c413f89e433683f9040b"
     assert found["fpgahal.dev/pac-a10.driver"] == "intel-fpga"
-    assert found["fpgahal.dev/u250.shell"] == "gen3x16_xdma_shell_3_1"
+    assert found["fpgahal.dev/u250.shell"] == "gen3x16_xdma_shell_3.1"
     assert found["fpgahal.dev/u250.afu"] == "none"
     assert found["fpgahal.dev/u250.emulated"] == "true"
     label = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")

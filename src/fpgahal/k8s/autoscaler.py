@@ -19,10 +19,13 @@ PREFIX = "k8s.io/cluster-autoscaler"
 TEMPLATE = f"{PREFIX}/node-template"
 INSTANCE_TYPE = "node.kubernetes.io/instance-type"
 
-_F1, _F2 = "xilinx/aws-vu9p-f1", "xilinx/aws-vu47p-f2"
+#: How a board is called in each naming scheme of the device plugin that does not name the shell.
+_F1 = {"inaccel": "xilinx/aws-vu9p-f1", "own": "fpgahal.dev/aws-f1"}
+_F2 = {"inaccel": "xilinx/aws-vu47p-f2", "own": "fpgahal.dev/aws-f2"}
+SCHEMES = tuple(_F1)
 
-#: Instance type -> (board as InAccel's scheme names it, how many).
-INSTANCES: dict[str, tuple[str, int]] = {
+#: Instance type -> (its boards' names, how many).
+INSTANCES: dict[str, tuple[Mapping[str, str], int]] = {
     "f1.2xlarge": (_F1, 1),
     "f1.4xlarge": (_F1, 2),
     "f1.16xlarge": (_F1, 8),
@@ -32,21 +35,29 @@ INSTANCES: dict[str, tuple[str, int]] = {
 }
 
 
-def boards_of_instance(instance_type: str) -> dict[str, int]:
-    """Give the boards of an instance type, by the resource that InAccel's scheme offers them as.
+def boards_of_instance(instance_type: str, scheme: str = "inaccel") -> dict[str, int]:
+    """Give the boards of an instance type, by the resource that the device plugin offers them as.
+
+    Parameters
+    ----------
+    instance_type : str
+    scheme : str
+        The plugin's naming scheme, one of :data:`SCHEMES`.
 
     Raises
     ------
     ArgumentRangeError
-        It has none, or is not known.
+        It has none, or one of the two is not known.
     """
-    found = INSTANCES.get(instance_type)
-    if found is None:
+    if scheme not in SCHEMES:
+        raise ArgumentRangeError(f"{scheme!r} is no naming scheme for this: expected {' or '.join(SCHEMES)}.")
+    if instance_type not in INSTANCES:
         raise ArgumentRangeError(
             f"No boards are known of the instance type {instance_type!r}.",
             hint=f"Known are {', '.join(INSTANCES)}; of others, say the boards yourself.",
         )
-    return dict([found])
+    names, count = INSTANCES[instance_type]
+    return {names[scheme]: count}
 
 
 def tags(

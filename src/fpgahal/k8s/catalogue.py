@@ -21,6 +21,7 @@ Our own form::
 
     [groups.f1-4xlarge]                                    # what the autoscaler can add
     instance_type = "f1.4xlarge"                           # or boards = { "xilinx/aws-vu9p-f1" = 2 }
+    scheme = "inaccel"                                     # how the nodes name them; or "own"
     labels = { "xilinx/aws-vu9p-f1" = "dynamic-shell" }
 """
 
@@ -38,15 +39,14 @@ from typing import Any
 
 from fpgahal import ArgumentRangeError, FpgaError
 from fpgahal.k8s.autoscaler import boards_of_instance
-from fpgahal.k8s.names import AFU_DIGITS, INTERFACE_DIGITS, canonical_id
+from fpgahal.k8s.names import AFU_DIGITS, INTEL_DOMAIN, INTERFACE_DIGITS, canonical_id, check_resource, region_resource
 from fpgahal.k8s.planner import Image, Offer
 
 MAX_BYTES = 4 << 20  # of one file
 MAX_REPLICAS = 256  # of one accelerator in one image; XRT knows 128 compute units
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
-_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")  # of a resource or label, without its domain
-_DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")  # of an accelerator; a label's value
 _BUILD_DATE = re.compile(r"-\d{8}")  # InAccel's oldest files have F1's shell build in the board's name
 
 
@@ -135,13 +135,25 @@ def _image(where: str, name: str, entry: Mapping[str, Any], folder: Path) -> Ima
     if not isinstance(namespaces, list) or not all(isinstance(item, str) and item for item in namespaces):
         raise CatalogueError(f'{where}.namespaces: a list of namespaces was expected, or ["*"].')
     interface, afu = _ids(where, entry)
-    return replace(
+    image = replace(
         image,
         namespaces=tuple(namespaces),
         node_selector=_labels(where, entry, "node_selector") if "node_selector" in entry else image.node_selector,
         interface_id=interface,
         afu_id=afu,
     )
+    _check_intel(where, image)
+    return image
+
+
+def _check_intel(where: str, image: Image) -> None:
+    """Intel's names say what is on a board, or which shell: only the latter can be the board of an image."""
+    region = f"{INTEL_DOMAIN}/{region_resource(image.interface_id)}" if image.interface_id else ""
+    if image.board.startswith(f"{INTEL_DOMAIN}/") and image.board != region:
+        raise CatalogueError(
+            f"{where}: the board {image.board!r} of Intel's scheme must be {INTEL_DOMAIN}/region-INTERFACE_ID, with "
+            "the interface_id and the afu_id of the image."
+        )
 
 
 def _ids(where: str, entry: Mapping[str, Any]) -> tuple[str, str]:
@@ -158,10 +170,10 @@ def _ids(where: str, entry: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _group(where: str, name: str, entry: Mapping[str, Any]) -> Offer:
-    _known(where, entry, {"instance_type", "boards", "labels"})
+    _known(where, entry, {"instance_type", "scheme", "boards", "labels"})
     labels = _labels(where, entry, "labels") if "labels" in entry else {}
-    if ("instance_type" in entry) == ("boards" in entry):
-        raise CatalogueError(f"{where}: either instance_type or boards was expected.")
+    if ("instance_type" in entry) == ("boards" in entry) or {"boards", "scheme"} <= entry.keys():
+        raise CatalogueError(f"{where}: either instance_type (and scheme) or boards was expected.")
     if "boards" in entry:
         boards = {
             _resource(where, board): _count(f"{where}.boards", board, count)
@@ -170,9 +182,9 @@ def _group(where: str, name: str, entry: Mapping[str, Any]) -> Offer:
         return Offer(name, boards, labels, new=True)
     kind = _text(where, entry, "instance_type")
     try:
-        boards = boards_of_instance(kind)
+        boards = boards_of_instance(kind, _text(where, entry, "scheme") if "scheme" in entry else "inaccel")
     except ArgumentRangeError as error:
-        raise CatalogueError(f"{where}.instance_type: {error.message}", hint=error.hint) from None
+        raise CatalogueError(f"{where}: {error.message}", hint=error.hint) from None
     return Offer(name, boards, {"node.kubernetes.io/instance-type": kind, **labels}, new=True)
 
 
@@ -306,11 +318,11 @@ def _accelerator(where: str, name: str) -> str:
 
 
 def _resource(where: str, name: str) -> str:
-    domain, slash, rest = name.partition("/")
-    if not (slash and _DOMAIN.fullmatch(domain) and len(domain) <= 253 and _NAME.fullmatch(rest)):
-        raise CatalogueError(
-            f"{where}: the board {name!r} is no resource: DOMAIN/NAME was expected, as in xilinx/u250."
-        )
+    try:
+        check_resource(name)
+    except ArgumentRangeError as error:
+        raise CatalogueError(f"{where}: board: {error.message}", hint="Try xilinx/u250, or fpgahal.dev/u250.") from None
+    domain = name.partition("/")[0]
     if domain == "accel.fpgahal.dev" or f".{domain}".endswith(".kubernetes.io"):
         raise CatalogueError(f"{where}: the board {name!r} is of a domain that no board can be of.")
     return name
@@ -319,9 +331,12 @@ def _resource(where: str, name: str) -> str:
 def _labels(where: str, entry: Mapping[str, Any], key: str) -> dict[str, str]:
     found = {}
     for name, value in _table(where, entry, key).items():
-        domain, slash, rest = name.rpartition("/")
-        if (slash and not _DOMAIN.fullmatch(domain)) or not _NAME.fullmatch(rest) or not isinstance(value, str):
-            raise CatalogueError(f"{where}.{key}: {name!r} = {value!r} is no label and its value.")
+        if not isinstance(value, str):
+            raise CatalogueError(f"{where}.{key}: {name!r} = {value!r}: a text was expected.")
+        try:
+            check_resource(name if "/" in name else f"without.domain/{name}")  # labels are named as resources are
+        except ArgumentRangeError:
+            raise CatalogueError(f"{where}.{key}: {name!r} is no label.") from None
         found[name] = _label_value(f"{where}.{key}", value)
     return found
 

@@ -43,8 +43,12 @@ def add_to(commands: argparse._SubParsersAction[Any], common: argparse.ArgumentP
     )
     parser.add_argument("--instance-type", required=True, metavar="TYPE", help="f1.4xlarge")
     parser.add_argument(
-        "--boards", metavar="BOARD:N,...", help="as the nodes' device plugin names them (default: InAccel's scheme)"
+        "--scheme",
+        choices=autoscaler.SCHEMES,
+        default="inaccel",
+        help="how the nodes' device plugin names its boards (default inaccel)",
     )
+    parser.add_argument("--boards", metavar="BOARD:N,...", help="instead of those that are known of the type")
     parser.add_argument("--label", action="append", metavar="NAME=VALUE", help="a label that its nodes will have")
     parser.add_argument("--cluster", default="", metavar="NAME", help="add the tags by which its autoscaler finds it")
     parser.add_argument("--form", choices=("tags", "terraform", "cloudformation"), default="tags")
@@ -54,6 +58,7 @@ def add_to(commands: argparse._SubParsersAction[Any], common: argparse.ArgumentP
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="write there: /etc/kubernetes/node-feature-discovery/features.d/fpgahal"
     )
+    parser.add_argument("--inaccel", action="store_true", help="add InAccel's labels, too: xilinx/u250=SHELL")
     parser.set_defaults(run=node_labels)
 
 
@@ -111,7 +116,11 @@ def plan(args: argparse.Namespace, out: Output) -> int:
 
 def autoscaler_tags(args: argparse.Namespace, out: Output) -> int:
     """``fpgahal k8s autoscaler-tags``."""
-    boards = _boards(args.boards, "--boards") if args.boards else autoscaler.boards_of_instance(args.instance_type)
+    boards = (
+        _boards(args.boards, "--boards")
+        if args.boards
+        else autoscaler.boards_of_instance(args.instance_type, args.scheme)
+    )
     labels = dict(_pair(text) for text in args.label or [])
     found = autoscaler.tags(args.instance_type, boards, labels, args.cluster)
 
@@ -132,7 +141,7 @@ def node_labels(args: argparse.Namespace, out: Output) -> int:
     """``fpgahal k8s node-labels``."""
     from fpgahal.k8s.labels import node_labels as labels_of
 
-    found = labels_of(fpgahal.devices())
+    found = labels_of(fpgahal.devices(), inaccel=args.inaccel)
     lines = "".join(f"{name}={value}\n" for name, value in found.items())
     if args.output:
         _replace(Path(args.output), lines)
