@@ -54,6 +54,7 @@ CHOICES: dict[str, Any] = {
     "real and emulated": {"emulated": {"enabled": True}, "nodeFeatureRule": {"enabled": True}},
     "hook programs": {"plugin": {"schemes": ["intel"], "mode": "region", "programming": "hook"}},
     "plugin programs": {"plugin": {"programming": "prestart", "seLinuxType": "container_device_plugin_t"}},
+    "accelerators": {"webhook": {"catalogue": "[images]\n"}},
     "no hook": {"plugin": {"hook": {"enabled": False}}},
     "all legacy schemes": {
         "intelNames": "2018",

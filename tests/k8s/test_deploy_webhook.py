@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import cel
@@ -13,9 +15,12 @@ from fake_api import FakeApi
 from test_webhook_watch import until, watching
 from webhook_cases import AF_IF10_NLB0, IF10, NLB0, REGION_IF10, af, container, pod, region, review, table
 
+from fpgahal.k8s.api import Api
 from fpgahal.k8s.webhook.app import build_parser
+from fpgahal.k8s.webhook.boards import Boards
 from fpgahal.k8s.webhook.resources import Kind
 from fpgahal.k8s.webhook.review import decide
+from fpgahal.k8s.webhook.table import Table
 
 TABLE = table(af("nlb0"), af("nlb0-region", mode="region"), region("arria10"))
 FORGED = [{"name": "FPGA_REGION_1", "value": IF10}, {"name": "FPGA_AFU_1", "value": NLB0}]
@@ -46,6 +51,8 @@ def asked(document: Any, configuration: list[Any] | None = None) -> bool:
         (pod({"name": "c", "resources": {"limits": {"fpga.intel.com/nlb0": 1}}}), True),
         (pod({"name": "c", "resources": {"requests": {"fpga.intel.com/nlb0": 1}}}), True),
         (pod({"name": "c", "resources": {}}), False),
+        (pod(container({"accel.fpgahal.dev/com.inaccel.xgboost.exact": 4})), True),
+        (pod(container({"fpgahal.dev/u250": 1})), False),
     ],
 )
 def test_who_is_asked_about(document: Any, expected: bool) -> None:
@@ -139,6 +146,38 @@ def test_it_may_do_what_it_does_and_nothing_else() -> None:
     assert {(resource, verb) for rule in granted for resource in rule["resources"] for verb in rule["verbs"]} == needed
     for refused in (("GET", "/api/v1/secrets"), ("GET", "/api/v1/namespaces/default/pods/p")):
         assert not allows(documents, account, *refused)
+
+
+CATALOGUE = """
+[images.xgboost]
+board = "xilinx/u250"
+accelerators = { "com.inaccel.xgboost.exact" = 4 }
+namespaces = ["*"]
+"""
+
+
+def test_accelerators_need_a_catalogue_and_the_right_to_see_what_is_free(tmp_path: Path) -> None:
+    documents = rendered({"webhook": {"catalogue": CATALOGUE}})
+    deployment = one(documents, "Deployment", "webhook")
+    (own,) = containers([deployment])
+    args = build_parser().parse_args(own.spec["args"])
+    config = one(documents, "ConfigMap", own.volumes[str(args.catalogue.parent)]["configMap"]["name"])
+    (tmp_path / args.catalogue.name).write_text(config["data"][args.catalogue.name])
+    with FakeApi() as api:
+
+        async def look() -> Any:
+            async with Api(api.url) as connection:
+                names = Table()
+                boards = Boards(connection, names, tmp_path / args.catalogue.name, args.look_seconds)
+                await boards.cluster()
+                return names.catalogue
+
+        assert [image.board for image in asyncio.run(look()).images] == ["xilinx/u250"]
+        made = set(api.requests)
+    account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
+    assert {path.split("?")[0] for _, path in made} == {"/api/v1/nodes", "/api/v1/pods"}
+    assert [request for request in made if not allows(documents, account, *request)] == []
+    assert [request for request in made if allows(rendered(), account, *request)] == [], "not without a catalogue"
 
 
 def test_conditions_are_json_for_the_api_server() -> None:
