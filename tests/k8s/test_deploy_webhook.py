@@ -12,6 +12,8 @@ import cel
 import pytest
 from deployed import VARIANTS, allows, containers, manifest, of_kind, one, pod_template, rendered, selects
 from fake_api import FakeApi
+from hypothesis import given, settings
+from test_webhook_any_pod import pods, tables
 from test_webhook_watch import until, watching
 from webhook_cases import AF_IF10_NLB0, IF10, NLB0, REGION_IF10, af, container, pod, region, review, table
 
@@ -60,6 +62,12 @@ def test_who_is_asked_about(document: Any, expected: bool) -> None:
     assert asked(document) == expected
     said = decide(review(document), TABLE)
     assert asked(document) or said.result == "allowed"
+
+
+@settings(max_examples=100, deadline=None)
+@given(pods, tables)
+def test_whoever_is_not_asked_about_would_have_been_allowed(subject: Any, names: Table) -> None:
+    assert asked(subject) or decide(review(subject), names).result == "allowed"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
