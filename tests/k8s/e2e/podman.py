@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real containers: Debian's podman and runc, without images.
+
+A container's root is a few empty folders; the host's /usr and this interpreter are mounted into it, read-only.  Podman
+gets storage of its own, and a mount namespace in which /run/cdi is the test's folder: the machine keeps no trace.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+SECONDS = 60.0
+ROOT_FOLDERS = ("dev", "etc", "proc", "run", "sys", "tmp", "usr", "var")
+ROOT_LINKS = ("bin", "sbin", "lib", "lib64")  # into /usr, as on the host
+
+# A limit that may not be raised must not be asked for: podman asks for more unless it is told.
+LIMITS = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
+AS_A_POD = ("--network=none", "--cap-drop=all", "--security-opt=no-new-privileges")
+
+IN_ITS_NAMESPACE = 'mkdir -p /run/cdi && mount --bind "$1" /run/cdi && shift && exec "$@"'
+
+
+class Answer(Protocol):
+    """What kubelet gives to the runtime: a ContainerAllocateResponse."""
+
+    envs: Mapping[str, str]
+    annotations: Mapping[str, str]
+    mounts: Sequence[object]
+    devices: Sequence[object]
+    cdi_devices: Sequence[object]
+
+
+class Podman:
+    """One node's container runtime; `cdi` is its folder of CDI files."""
+
+    def __init__(self, folder: Path, cdi: Path) -> None:
+        self._folder, self._cdi = folder, cdi
+        self._root = folder / "root"
+        for name in ROOT_FOLDERS:
+            (self._root / name).mkdir(parents=True)
+        for name in ROOT_LINKS:
+            (self._root / name).symlink_to(f"usr/{name}")
+
+    def run(
+        self,
+        answer: Answer | None,
+        *command: str,
+        env: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in a container that gets what `answer` says, and nothing else of the host.
+
+        Parameters
+        ----------
+        answer : ContainerAllocateResponse or None
+            The device plugin's, as kubelet passes it on; None: the pod asked for no device.
+        command : str
+        env : mapping
+            The pod's own variables.
+        annotations : mapping
+            What the runtime writes into config.json: of which namespace the pod is.
+        """
+        options = [*_pairs("--env", env or {}), *_pairs("--annotation", annotations or {})]
+        if answer is not None:
+            options += [*_pairs("--env", answer.envs), *_pairs("--annotation", answer.annotations)]
+            options += [f"--volume={one.host_path}:{one.container_path}{_mode(one)}" for one in answer.mounts]
+            options += [f"--device={one.host_path}:{one.container_path}:{one.permissions}" for one in answer.devices]
+            options += [f"--device={one.name}" for one in answer.cdi_devices]
+        return self._podman(["run", "--rm", *LIMITS, *AS_A_POD, *_host(), *options, "--rootfs", self._root, *command])
+
+    def python(
+        self, answer: Answer | None, code: str, **more: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Python code in a container."""
+        return self.run(answer, sys.executable, "-c", code, **more)
+
+    def containers(self) -> str:
+        """List what is running or left over: ids, one a line."""
+        return self._podman(["ps", "--all", "--quiet"]).stdout
+
+    def _podman(self, words: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
+        own = (f"--root={self._folder}/storage", f"--runroot={self._folder}/run", f"--tmpdir={self._folder}/tmp")
+        how = ("--runtime=runc", "--cgroup-manager=cgroupfs", "--events-backend=none", "--log-level=error")
+        shell = ("unshare", "--mount", "sh", "-c", IN_ITS_NAMESPACE, "sh", self._cdi)
+        command = [*map(str, (*shell, "podman", *own, *how, *words))]
+        return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+
+
+def _pairs(option: str, values: Mapping[str, str]) -> Iterator[str]:
+    return (f"{option}={name}={value}" for name, value in values.items())
+
+
+def _mode(mount: object) -> str:
+    return ":ro" if mount.read_only else ""
+
+
+def _host() -> Iterator[str]:
+    """Mount what this interpreter is made of."""
+    folders = {Path("/usr"), Path(sys.prefix), Path(sys.base_prefix)}
+    folders |= {Path(entry) for entry in sys.path if os.path.isdir(entry)}
+    for folder in sorted(folders):
+        if not any(folder != other and folder.is_relative_to(other) for other in folders):
+            yield f"--volume={folder}:{folder}:ro"
+    if path := os.environ.get("PYTHONPATH"):
+        yield f"--env=PYTHONPATH={path}"
