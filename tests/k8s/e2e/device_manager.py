@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from fake_kubelet import Granted
 from waiting import until
 
 IN_ITS_NAMESPACE = 'mount --bind "$1" /var/lib && exec "$2" -v=4'
@@ -67,6 +68,18 @@ class DeviceManager:
         if "error" in answer:
             raise Refused(answer["error"])
         return answer
+
+    def run(self, name: str, container: str = "main") -> Granted:
+        """Do what precedes each start of a container; give what the container runtime is told."""
+        found = self.ask("run", name=name, container=container)
+        return Granted(
+            {resource: tuple(ids) for resource, ids in found["ids"].items()},
+            found["envs"],
+            {one["PathInContainer"]: (one["PathOnHost"], one["Permissions"]) for one in found["devices"] or ()},
+            {one["ContainerPath"]: (one["HostPath"], one["ReadOnly"]) for one in found["mounts"] or ()},
+            found["annotations"],
+            tuple(found["cdi"]),
+        )
 
     def counts(self) -> tuple[dict[str, int], dict[str, int]]:
         """Give capacity and allocatable of each resource."""

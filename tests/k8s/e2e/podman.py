@@ -12,7 +12,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any
+
+from fake_kubelet import Granted
 
 SECONDS = 60.0
 ROOT_FOLDERS = ("dev", "etc", "proc", "run", "sys", "tmp", "usr", "var")
@@ -23,16 +25,6 @@ LIMITS = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
 AS_A_POD = ("--network=none", "--cap-drop=all", "--security-opt=no-new-privileges")
 
 IN_ITS_NAMESPACE = 'mkdir -p /run/cdi && mount --bind "$1" /run/cdi && shift && exec "$@"'
-
-
-class Answer(Protocol):
-    """What kubelet gives to the runtime: a ContainerAllocateResponse."""
-
-    envs: Mapping[str, str]
-    annotations: Mapping[str, str]
-    mounts: Sequence[object]
-    devices: Sequence[object]
-    cdi_devices: Sequence[object]
 
 
 class Podman:
@@ -48,17 +40,17 @@ class Podman:
 
     def run(
         self,
-        answer: Answer | None,
+        granted: Granted | None,
         *command: str,
         env: Mapping[str, str] | None = None,
         annotations: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in a container that gets what `answer` says, and nothing else of the host.
+        """Run a command in a container that gets what kubelet hands to the runtime, and nothing else of the host.
 
         Parameters
         ----------
-        answer : ContainerAllocateResponse or None
-            The device plugin's, as kubelet passes it on; None: the pod asked for no device.
+        granted : Granted or None
+            The device plugin's answer to Allocate; None: the pod asked for no device.
         command : str
         env : mapping
             The pod's own variables.
@@ -66,18 +58,17 @@ class Podman:
             What the runtime writes into config.json: of which namespace the pod is.
         """
         options = [*_pairs("--env", env or {}), *_pairs("--annotation", annotations or {})]
-        if answer is not None:
-            options += [*_pairs("--env", answer.envs), *_pairs("--annotation", answer.annotations)]
-            options += [f"--volume={one.host_path}:{one.container_path}{_mode(one)}" for one in answer.mounts]
-            options += [f"--device={one.host_path}:{one.container_path}:{one.permissions}" for one in answer.devices]
-            options += [f"--device={one.name}" for one in answer.cdi_devices]
+        if granted is not None:
+            options += [*_pairs("--env", granted.env), *_pairs("--annotation", granted.annotations)]
+            for inside, (host, read_only) in granted.mounts.items():
+                options.append(f"--volume={host}:{inside}{':ro' if read_only else ''}")
+            options += [f"--device={host}:{inside}:{mode}" for inside, (host, mode) in granted.nodes.items()]
+            options += [f"--device={name}" for name in granted.cdi]
         return self._podman(["run", "--rm", *LIMITS, *AS_A_POD, *_host(), *options, "--rootfs", self._root, *command])
 
-    def python(
-        self, answer: Answer | None, code: str, **more: Mapping[str, str]
-    ) -> subprocess.CompletedProcess[str]:
+    def python(self, granted: Granted | None, code: str, **more: Any) -> subprocess.CompletedProcess[str]:
         """Run Python code in a container."""
-        return self.run(answer, sys.executable, "-c", code, **more)
+        return self.run(granted, sys.executable, "-c", code, **more)
 
     def containers(self) -> str:
         """List what is running or left over: ids, one a line."""
@@ -95,16 +86,11 @@ def _pairs(option: str, values: Mapping[str, str]) -> Iterator[str]:
     return (f"{option}={name}={value}" for name, value in values.items())
 
 
-def _mode(mount: object) -> str:
-    return ":ro" if mount.read_only else ""
-
-
 def _host() -> Iterator[str]:
     """Mount what this interpreter is made of."""
-    folders = {Path("/usr"), Path(sys.prefix), Path(sys.base_prefix)}
-    folders |= {Path(entry) for entry in sys.path if os.path.isdir(entry)}
+    path = os.environ.get("PYTHONPATH", "")
+    folders = {Path(entry) for entry in ("/usr", sys.prefix, sys.base_prefix, *filter(None, path.split(":")))}
     for folder in sorted(folders):
         if not any(folder != other and folder.is_relative_to(other) for other in folders):
             yield f"--volume={folder}:{folder}:ro"
-    if path := os.environ.get("PYTHONPATH"):
-        yield f"--env=PYTHONPATH={path}"
+    yield f"--env=PYTHONPATH={path}"
