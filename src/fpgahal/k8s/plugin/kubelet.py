@@ -24,7 +24,8 @@ VERSION = "v1beta1"
 REGISTER = pb.DESCRIPTOR.services_by_name["Registration"].methods_by_name["Register"]
 
 REGISTER_SECONDS = 15.0  # kubelet itself waits 10 s for our answers to its calls
-POLL_SECONDS = 0.2  # between looks at the sockets' files
+POLL_SECONDS = 0.5  # between looks at the sockets' files, while kubelet follows the list
+WAITING_SECONDS = 0.05  # and while it does not: pods that come to the node meanwhile are refused for good
 STREAM_SECONDS = 5.0  # without a stream after a registration: register again
 # Kubelet marks a resource's devices by name when it sees the end of a stream: let it, before there is a new one.
 SETTLE_SECONDS = 0.1
@@ -207,7 +208,8 @@ class Registration:
         """Return after a while, or as soon as a socket's file or a stream has changed."""
         end = time.monotonic() + seconds
         while self._situation() == seen and (left := end - time.monotonic()) > 0:
+            poll = POLL_SECONDS if self.followed else WAITING_SECONDS
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(left, POLL_SECONDS)):
+                async with asyncio.timeout(min(left, poll)):
                     await self._news.wait()
             self._news.clear()

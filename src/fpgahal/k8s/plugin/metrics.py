@@ -103,9 +103,7 @@ class _Collected:
             units.add_metric([resource, "true"], well)
             units.add_metric([resource, "false"], len(offered) - well)
         yield units
-        yield GaugeMetricFamily(
-            "fpgahal_plugin_skipped", "Boards that are not offered.", value=len(inventory.skipped)
-        )
+        yield GaugeMetricFamily("fpgahal_plugin_skipped", "Boards that are not offered.", value=len(inventory.skipped))
         streams = GaugeMetricFamily(
             "fpgahal_plugin_streams", "1 if kubelet follows the resource's list.", labels=["resource"]
         )

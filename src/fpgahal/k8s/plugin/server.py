@@ -99,9 +99,7 @@ class ResourceServer:
     @property
     def options(self) -> pb.DevicePluginOptions:
         """What kubelet is told at registration."""
-        return pb.DevicePluginOptions(
-            pre_start_required=self._work.prestart, get_preferred_allocation_available=True
-        )
+        return pb.DevicePluginOptions(pre_start_required=self._work.prestart, get_preferred_allocation_available=True)
 
     @property
     def serving(self) -> bool:
