@@ -18,7 +18,7 @@ FPGAHAL_TRACEBACK=1 adds a Python traceback to errors."""
 def build_parser() -> Parser:
     """Declare every command."""
     # Imported here, because fpgahal-bench shares files of this package, and should not wait for the rest.
-    from fpgahal.cli import conformance, devices, doctor, emulate, images
+    from fpgahal.cli import conformance, devices, doctor, emulate, images, store
 
     common = common_options()
     parser = Parser(
@@ -30,7 +30,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"fpgahal {fpgahal.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (devices, images, doctor, conformance, emulate):
+    for group in (devices, images, store, doctor, conformance, emulate):
         group.add_to(commands, common)
     return parser
 
