@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, Self
 
 from fake_kubelet import Granted
+from waiting import until
 
 SECONDS = 60.0
 ROOT_FOLDERS = ("dev", "etc", "proc", "run", "sys", "tmp", "usr", "var")
@@ -28,24 +31,42 @@ IN_ITS_NAMESPACE = 'mkdir -p /run/cdi && mount --bind "$1" /run/cdi && shift && 
 
 
 class Podman:
-    """One node's container runtime; `cdi` is its folder of CDI files."""
+    """One node's container runtime; `cdi` is its folder of CDI files.  Use it in ``with``."""
 
-    def __init__(self, folder: Path, cdi: Path) -> None:
-        self._folder, self._cdi = folder, cdi
-        self._root = folder / "root"
+    def __init__(self, cdi: Path) -> None:
+        self._cdi = cdi
+        self._temporary = TemporaryDirectory(prefix="podman-")  # podman refuses a path of more than 50 characters
+        self._folder = Path(self._temporary.name)
+        self._root = self._folder / "root"
         for name in ROOT_FOLDERS:
             (self._root / name).mkdir(parents=True)
         for name in ROOT_LINKS:
             (self._root / name).symlink_to(f"usr/{name}")
 
-    def run(
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # What tidies up after a container is a process of its own, and not always done when podman is.
+        until(lambda: not self._podman("ps", "--all", "--quiet").communicate(timeout=SECONDS)[0])
+        self._temporary.cleanup()
+
+    def run(self, granted: Granted | None, *command: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command in a container, to its end; parameters as for `start`."""
+        with self.start(granted, *command, **more) as process:
+            output, errors = process.communicate(timeout=SECONDS)
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def start(
         self,
         granted: Granted | None,
         *command: str,
         env: Mapping[str, str] | None = None,
         annotations: Mapping[str, str] | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command in a container that gets what kubelet hands to the runtime, and nothing else of the host.
+    ) -> subprocess.Popen[str]:
+        """Start a command in a container that gets what kubelet hands to the runtime, and nothing else of the host.
 
         Parameters
         ----------
@@ -64,22 +85,23 @@ class Podman:
                 options.append(f"--volume={host}:{inside}{':ro' if read_only else ''}")
             options += [f"--device={host}:{inside}:{mode}" for inside, (host, mode) in granted.nodes.items()]
             options += [f"--device={name}" for name in granted.cdi]
-        return self._podman(["run", "--rm", *LIMITS, *AS_A_POD, *_host(), *options, "--rootfs", self._root, *command])
+        return self._podman("run", "--rm", *LIMITS, *AS_A_POD, *_host(), *options, "--rootfs", self._root, *command)
 
     def python(self, granted: Granted | None, code: str, **more: Any) -> subprocess.CompletedProcess[str]:
         """Run Python code in a container."""
         return self.run(granted, sys.executable, "-c", code, **more)
 
-    def containers(self) -> str:
-        """List what is running or left over: ids, one a line."""
-        return self._podman(["ps", "--all", "--quiet"]).stdout
+    @property
+    def interpreter(self) -> str:
+        """This interpreter, which is in each container."""
+        return sys.executable
 
-    def _podman(self, words: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
+    def _podman(self, *words: str | Path) -> subprocess.Popen[str]:
         own = (f"--root={self._folder}/storage", f"--runroot={self._folder}/run", f"--tmpdir={self._folder}/tmp")
         how = ("--runtime=runc", "--cgroup-manager=cgroupfs", "--events-backend=none", "--log-level=error")
         shell = ("unshare", "--mount", "sh", "-c", IN_ITS_NAMESPACE, "sh", self._cdi)
         command = [*map(str, (*shell, "podman", *own, *how, *words))]
-        return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def _pairs(option: str, values: Mapping[str, str]) -> Iterator[str]:
