@@ -15,7 +15,7 @@ from fpgahal.k8s.schemes.settings import Settings
 # xilinx_u250_gen3x16_xdma_shell_2_1, xilinx_aws-vu9p-f1_dynamic_5_0, xilinx_aws-vu9p-f1-04261818_dynamic_5_0
 _SHELL = re.compile(r"xilinx_(?P<board>aws-vu\w+?-f[0-9]+|[A-Za-z0-9-]+?)(-[0-9]{8})?_(?P<shell>.+)")
 _AWS_DYNAMIC = re.compile(r"dynamic(_[0-9]+)*")
-_OPENCL_NAMES = {"pac-a10": "pac_a10", "d5005": "pac_s10_dc"}  # as Intel's OpenCL packages call the boards
+_OPENCL_NAMES = {"pac-a10": "pac_a10", "d5005": "pac_s10"}  # their names come from OpenCL
 
 
 def resource(info: DeviceInfo) -> str:
