@@ -47,11 +47,10 @@ def shell_label(info: DeviceInfo) -> str:
 def units(devices: Sequence[DeviceInfo], settings: Settings) -> Iterator[Unit | Skipped]:
     """Offer Intel's and AMD's boards, also those on AWS."""
     for info in devices:
-        name = resource(info)
-        nodes = board.application_nodes(info)
+        name, problem = resource(info), board.problem(info)
         if not name:
             continue
-        if not nodes or name.endswith("/"):
-            yield Skipped(info.address, info.health.reason or "it has no name in this scheme, or no device node")
+        if problem or name.endswith("/"):
+            yield Skipped(info.address, problem or "nothing says which board it is, and so its name in this scheme")
             continue
-        yield board.unit(board.slot_id(info), name, (info,), nodes)
+        yield board.unit(board.slot_id(info), name, (info,), board.application_nodes(info))
