@@ -174,7 +174,10 @@ def find_all(**wanted: Any) -> list[DeviceInfo]:
         return matches
     if known:
         raise DeviceNotFoundError(
-            f"No device matches {_asked(wanted)}.  There are:{_listing(known)}", hint="`fpgahal list` shows them."
+            f"No device matches {_asked(wanted)}.  There are:{_listing(known)}",
+            hint=f"{VISIBLE_DEVICES} is set and hides all others."
+            if os.environ.get(VISIBLE_DEVICES, "").strip()
+            else "`fpgahal list` shows them.",
         )
     raise DeviceNotFoundError(
         "No FPGA device was found in /sys (drivers looked for: dfl, intel-fpga, xocl).",
