@@ -135,9 +135,27 @@ def test_G8_no_partial_file_is_ever_visible(store: ImageStore) -> None:
     assert seen <= {b"\1", b"\2"}
 
 
+def test_others_may_read_what_root_added(store: ImageStore) -> None:
+    """The plugin need not be root, and root's umask may be 077."""
+    before = os.umask(0o077)
+    try:
+        added = store.add(fpgahal.Bitstream.parse(gbs()))
+    finally:
+        os.umask(before)
+    for path in (added.path, os.path.dirname(added.path), store.folder, f"{store.folder}/index.json"):
+        assert os.stat(path).st_mode & 0o755 == (0o755 if os.path.isdir(path) else 0o644)
+
+
+def test_a_pipe_is_no_image(store: ImageStore, tmp_path: Path) -> None:
+    for name in ("pipe.aocx", "pipe.gbs"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(BitstreamError, match="regular file"):
+            store.add(tmp_path / name)
+
+
 # --- dying --------------------------------------------------------------------------------------------------------
 
-STEPS = ("open", "replace", "fsync", "unlink", "mkdir", "rmdir", "fchmod", "ftruncate", "close")
+STEPS = ("open", "replace", "fsync", "unlink", "mkdir", "rmdir", "chmod", "fchmod", "makedirs", "close")
 
 
 def dies_at(step: int, action: Callable[[], Any]) -> bool:
@@ -280,6 +298,13 @@ def test_ids_are_hex_and_nothing_else(bad: str, store: ImageStore) -> None:
         for act in (store.find, store.remove):
             with pytest.raises(ArgumentRangeError, match="hex digits"):
                 act(*pair)
+
+
+def test_a_record_of_another_store_is_not_read(store: ImageStore, tmp_path: Path) -> None:
+    added = ImageStore(tmp_path / "other").add(gbs())
+    store.add(gbs())
+    with pytest.raises(ArgumentRangeError, match="no image of"):
+        store.load(added)
 
 
 def test_a_file_under_another_images_name_is_not_used(store: ImageStore) -> None:
