@@ -10,11 +10,12 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dying import dies_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import HASH, IF10, IF12, NLB0, NLB3, aocx, boards_of_the_cases, elf, gbs, image
@@ -154,34 +155,6 @@ def test_a_pipe_is_no_image(store: ImageStore, tmp_path: Path) -> None:
 
 
 # --- dying --------------------------------------------------------------------------------------------------------
-
-STEPS = ("open", "replace", "fsync", "unlink", "mkdir", "rmdir", "chmod", "fchmod", "makedirs", "close")
-
-
-def dies_at(step: int, action: Callable[[], Any]) -> bool:
-    """Do something in a child that is gone before its n-th call of the operating system; whether it got so far."""
-    child = os.fork()
-    if not child:
-        left = [step]
-        try:
-            for name in STEPS:
-                real = getattr(os, name)
-
-                def counted(*args: Any, _real: Any = real, **options: Any) -> Any:
-                    left[0] -= 1
-                    if left[0] < 0:
-                        os._exit(9)
-                    return _real(*args, **options)
-
-                setattr(os, name, counted)
-            action()
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, 9)
-    return code == 9
-
 
 OLD, NEW = gbs(payload=b"old image"), gbs(payload=b"new image")
 
