@@ -177,6 +177,6 @@ def _digested(record: Record | None) -> tuple[str, tuple[str, ...] | None] | Non
 
 
 AnyStore.TestCase.settings = settings(
-    max_examples=int(os.environ.get("FPGAHAL_STORE_EXAMPLES", "40")), stateful_step_count=25, deadline=None
+    max_examples=int(os.environ.get("FPGAHAL_STORE_EXAMPLES", "20")), stateful_step_count=25, deadline=None
 )
 test_any_sequence_of_changes = AnyStore.TestCase
