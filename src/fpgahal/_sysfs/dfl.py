@@ -29,6 +29,14 @@ def _interface_id(tree: Tree, fme: str) -> uuid.UUID | read.Unreadable | None:
     return result
 
 
+def _alarms(tree: Tree, fme: str) -> tuple[bool, bool]:
+    monitors = tree.folders(f"{fme}/hwmon")
+    for name in () if isinstance(monitors, read.Unreadable) else monitors:
+        warm, hot = (read.number(f"{fme}/hwmon/{name}/temp1_{kind}_alarm", 10) for kind in ("max", "crit"))
+        return warm == 1, hot == 1
+    return False, False
+
+
 LAYOUT = opae.Layout(
     kernel_driver="dfl",
     class_folder="/sys/class/fpga_region",
@@ -37,6 +45,7 @@ LAYOUT = opae.Layout(
     port=re.compile(r"dfl-port\.[0-9]{1,9}"),
     fme=re.compile(r"dfl-fme\.[0-9]{1,9}"),
     interface_id=_interface_id,
+    alarms=_alarms,
     modules="dfl-pci with dfl-afu, dfl-fme, dfl-fme-region, dfl-fme-mgr",
 )
 

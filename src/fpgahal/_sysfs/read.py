@@ -25,6 +25,7 @@ class Unreadable(NamedTuple):
 
     number: int
     detail: str = ""
+    dead: bool = False  # an id of all ones
 
     @property
     def reason(self) -> str:
@@ -42,18 +43,25 @@ class Unreadable(NamedTuple):
         return self.number in (errno.ENOENT, errno.ENOTDIR)
 
 
-def text(path: str) -> str | Unreadable:
-    """Return what a file holds, without NULs, control characters and surrounding blanks."""
+def start(path: str, size: int = _LIMIT) -> bytes | Unreadable:
+    """Return the first bytes of a file."""
     try:
         fd = os.open(path, _FLAGS)
     except OSError as error:
         return Unreadable(error.errno or errno.EIO)
     try:
-        data = os.read(fd, _LIMIT)
+        return os.read(fd, size)
     except OSError as error:
         return Unreadable(error.errno or errno.EIO)
     finally:
         os.close(fd)
+
+
+def text(path: str) -> str | Unreadable:
+    """Return what a file holds, without NULs, control characters and surrounding blanks."""
+    data = start(path)
+    if isinstance(data, Unreadable):
+        return data
     value = data.decode("ascii", "replace").strip(_BLANK)
     if value.isprintable():
         return value
@@ -99,7 +107,7 @@ def parse_guid(value: str) -> uuid.UUID | Unreadable | None:
     if whole == _NONE:
         return None
     if whole == _ONES:
-        return Unreadable(0, "it reads all ones: the card does not answer")
+        return Unreadable(0, "it reads all ones: the card does not answer", dead=True)
     return uuid.UUID(int=whole)
 
 
