@@ -398,6 +398,16 @@ def test_a_board_may_be_asked_for_by_the_container(mixed: Place) -> None:
     assert mixed.run(*given) != 0
 
 
+def test_a_board_without_an_image_gets_one(mixed: Place) -> None:
+    """After a failed reconfiguration it is unhealthy for want of an image, and no other reason."""
+    info = next(one for one in mixed.rack.devices() if one.driver == "opae")
+    given = ("--rack", mixed.rack.dir, "--device", f"{info.address}={NLB3}")
+    mixed.rack.fault(info, "program", count=1)
+    assert mixed.run(*given) != 0
+    assert mixed.run(*given, program=False) != 0
+    assert mixed.run(*given) == 0
+
+
 def test_emulated_boards_of_a_cdi_file(place: Place) -> None:
     """Their nodes are files in a mounted folder: the container has no device nodes, but the CDI file's variables."""
     infos = place.rack.devices()[:2]

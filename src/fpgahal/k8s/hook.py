@@ -259,7 +259,7 @@ def wishes(given: Container, known: Sequence[DeviceInfo], devices: Sequence[tupl
     found = []
     for address, afu in devices:
         info = _board(address, known)
-        if info.health.status is HealthStatus.FAILED:
+        if info.health.status is HealthStatus.FAILED and not info.health.needs_image:
             raise DeviceStateError(f"{address} can't be used: {info.health.reason}.")
         found += [Wish(info, one) for one in (afu and wanted.canonical_afu(afu), wanted.of_all(given.env)) if one]
     pairs = wanted.pairs(given.env)
