@@ -278,6 +278,16 @@ def test_two_equal_regions_are_two_boards(place: Place) -> None:
     assert "too few" in place.error()
 
 
+def test_one_function_for_all_boards(place: Place) -> None:
+    place.container({"FPGAHAL_AFU": NLB3}, 0, 2)
+    assert place.run() == 0
+    assert place.loaded() == [NLB3, NLB0, NLB3]
+    place.container(PAIR | {"FPGAHAL_AFU": NLB0}, 0)
+    assert place.run() != 0
+    assert "as well" in place.error()
+    assert place.programmed() == [1, 0, 1]
+
+
 def test_two_containers_at_once_program_once(place: Place) -> None:
     with fpgahal.emu.rack("dcp10", program_ms=400) as place.rack:
         processes = [start(place, "--program") for _ in range(3)]
