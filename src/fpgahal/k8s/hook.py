@@ -299,8 +299,8 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--intel-annotation",
         action="store_true",
-        help=f"do nothing unless the container has the annotation {INTEL_MODE[0]}={INTEL_MODE[1]}: only for runtimes that "
-        "tell their hooks all annotations, as CRI-O does and containerd does not",
+        help=f"do nothing unless the container has the annotation {INTEL_MODE[0]}={INTEL_MODE[1]} (only for runtimes "
+        "that tell hooks all annotations: CRI-O does, containerd does not)",
     )
     parser.set_defaults(run=hook)
     return parser
