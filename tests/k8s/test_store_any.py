@@ -19,6 +19,8 @@ from images import HASH, IF10, IF12, NLB0, NLB3, aocx, gbs
 from fpgahal import AccessError, ImageNotFoundError, ImageStore, ImageStoreError, StoredImage
 from fpgahal._aocx import parse_aocx
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
+
 KEYS = [(IF10, NLB0), (IF10, NLB3), (IF12, NLB0), (IF12, HASH)]
 KEY = st.sampled_from(KEYS)
 NAMESPACES = st.sampled_from([None, (), ("a",), ("a", "b")])
