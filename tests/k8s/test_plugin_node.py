@@ -61,7 +61,7 @@ def test_D1_no_kubelet_yet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         assert registration.resource == U250
         assert [registration.endpoint] == sockets(kubelet)
         assert registration.authority == "localhost"
-        assert plugin.node.unregistered() == []
+        until(lambda: not plugin.node.unregistered())
         kubelet.stop()
 
 
