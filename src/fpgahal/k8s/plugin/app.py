@@ -40,8 +40,8 @@ def build_parser() -> Parser:
         value = default(option.name)
         name, text = option.name.replace("_", "-"), metadata.pop("help").replace("%", "%%")
         if isinstance(value, bool):
-            on = argparse.BooleanOptionalAction if value else "store_true"
-            parser.add_argument(f"--{name}", action=on, help=text)
+            action = argparse.BooleanOptionalAction
+            parser.add_argument(f"--{name}", action=action, help=f"{text} (default {'yes' if value else 'no'})")
         else:
             shown = ",".join(value) if isinstance(value, tuple) else value
             default_text = f" (default {shown})" if shown and shown != {} else ""

@@ -150,14 +150,14 @@ class ResourceServer:
             server.add_insecure_port(f"unix:{aside}")
         except RuntimeError as error:  # gRPC does not tell why
             raise ServerError(f"No socket can be made in {self.path.parent}: {error}.") from None
-        await server.start()
         try:
+            await server.start()
             os.chmod(aside, 0o600)
             os.rename(aside, self.path)
-            self._file = _identity(self.path)
-        except OSError:
+        except BaseException:  # also cancelled: nobody else knows this server
             await server.stop(None)
             raise
+        self._file = _identity(self.path)
         self._server = server
 
     async def stop(self, *, gone: bool = False, grace: float = GRACE_SECONDS) -> None:
