@@ -84,7 +84,7 @@ class FakeWork:
             tuple(f"fpgahal.dev/fpga={one.id}" for one in units) if self.cdi else (),
         )
 
-    def prefer(self, available: Sequence[Unit], must: Sequence[Unit], size: int) -> list[str]:
+    async def prefer(self, resource: str, available: Sequence[Unit], must: Sequence[Unit], size: int) -> list[str]:
         return sorted((one.id for one in available), reverse=True)[:size]
 
     async def prepare(self, units: Sequence[Unit], seconds: float) -> None:

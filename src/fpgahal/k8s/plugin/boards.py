@@ -25,6 +25,8 @@ class Boards:
         Path, on the node, of the program that CDI devices name as their hook; empty: none.
     prepare : callable, optional
         Called with the units and the seconds left before a container starts.
+    wish : callable, optional
+        Gives the AFU id that is about to run on a resource's boards, or an empty text.
     """
 
     def __init__(
@@ -33,9 +35,10 @@ class Boards:
         cdi: CdiFolder,
         hook: str = "",
         prepare: Callable[[Sequence[Unit], float], Awaitable[None]] | None = None,
+        wish: Callable[[str], Awaitable[str]] | None = None,
     ) -> None:
         self.settings = settings
-        self._cdi, self._hook, self._prepare = cdi, hook, prepare
+        self._cdi, self._hook, self._prepare, self._wish = cdi, hook, prepare, wish
         self.prestart = prepare is not None
 
     def scan(self) -> Inventory:
@@ -61,9 +64,11 @@ class Boards:
         """Put a container's share together."""
         return allocation.allocate(units, self.settings)
 
-    def prefer(self, available: Sequence[Unit], must: Sequence[Unit], size: int) -> list[str]:
+    async def prefer(self, resource: str, available: Sequence[Unit], must: Sequence[Unit], size: int) -> list[str]:
         """Choose units for a container."""
-        return preference.prefer(available, must, size)
+        open_choice = len(available) > size and any(unit.programmed_by_pod for unit in available)
+        wanted = await self._wish(resource) if open_choice and self._wish is not None else ""
+        return preference.prefer(available, must, size, wanted)
 
     async def prepare(self, units: Sequence[Unit], seconds: float) -> None:
         """Program and verify."""

@@ -222,7 +222,7 @@ class ResourceServer:
                     [self._units[id] for id in ids if id in self._units]
                     for ids in (one.available_deviceIDs, one.must_include_deviceIDs)
                 )
-                chosen = self._work.prefer(available, must, one.allocation_size)
+                chosen = await self._work.prefer(self.resource, available, must, one.allocation_size)
                 response.container_responses.add(deviceIDs=chosen)
             return response
 
