@@ -278,6 +278,15 @@ def test_once(rack: fpgahal.emu.Rack) -> None:
     assert U250 in text.stdout
 
 
+def test_B9_a_machine_without_drivers_says_so() -> None:
+    if fpgahal.kernel_drivers():
+        pytest.skip("this machine has a driver for FPGA boards")
+    done = command("--once", "--schemes", "intel,xilinx")
+    assert done.returncode == 0
+    assert "Not offered: any board: scheme intel: kernel driver not loaded; expected dfl or intel-fpga" in done.stdout
+    assert "scheme xilinx: kernel driver not loaded; expected xocl" in done.stdout
+
+
 def test_what_containers_are_told_is_not_for_the_plugin(rack: fpgahal.emu.Rack) -> None:
     told = {"FPGAHAL_VISIBLE_DEVICES": "0000:99:00.0", "FPGAHAL_DEVICE_0000_99_00_0": "0000:99:00.0/0"}
     done = command("--once", "--json", "--rack", rack.dir, **told)

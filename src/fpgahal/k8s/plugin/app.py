@@ -78,10 +78,9 @@ def serve(args: argparse.Namespace, out: Output) -> int:
 
 def once(args: argparse.Namespace, out: Output) -> int:
     """Print what would be offered."""
-    from fpgahal.k8s.plugin.inventory import take
+    from fpgahal.k8s.plugin.boards import look
 
-    config = _configured(args.flags, args.file)
-    found = take(fpgahal.devices(), config.settings())
+    found = look(_configured(args.flags, args.file).settings())
     document = {
         "resources": {
             resource: [

@@ -3,14 +3,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 
 import fpgahal
 from fpgahal import FpgaError
 from fpgahal.k8s.plugin import allocation, inventory, preference
 from fpgahal.k8s.plugin.cdi import CdiFolder, needs_cdi
-from fpgahal.k8s.plugin.unit import Inventory, Unit
+from fpgahal.k8s.plugin.unit import Inventory, Skipped, Unit
 from fpgahal.k8s.schemes.settings import Settings
+
+
+def look(settings: Settings) -> Inventory:
+    """List what this machine offers now; where it has no board, what is skipped says which drivers are missing."""
+    infos = fpgahal.devices()
+    found = inventory.take(infos, settings)
+    if infos or any(map(os.environ.get, ("FPGAHAL_EMU_RACK", "FPGAHAL_EMULATE"))):
+        return found
+    problems = inventory.driver_problems(fpgahal.kernel_drivers(), settings)
+    return replace(found, skipped=(*found.skipped, *(Skipped("any board", problem) for problem in problems)))
 
 
 class Boards:
@@ -43,7 +55,7 @@ class Boards:
 
     def scan(self) -> Inventory:
         """List what the node offers now."""
-        return inventory.take(fpgahal.devices(), self.settings)
+        return look(self.settings)
 
     def publish(self, units: Iterable[Unit]) -> dict[str, str]:
         """Write CDI files; give unit id -> why that failed."""
