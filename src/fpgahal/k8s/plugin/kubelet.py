@@ -28,7 +28,7 @@ POLL_SECONDS = 0.5  # between looks at the sockets' files, while kubelet follows
 WAITING_SECONDS = 0.05  # and while it does not: pods that come to the node meanwhile are refused for good
 STREAM_SECONDS = 5.0  # without a stream after a registration: register again
 # Kubelet marks a resource's devices by name when it sees the end of a stream: let it, before there is a new one.
-SETTLE_SECONDS = 0.1
+SETTLE_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
 
