@@ -87,6 +87,21 @@ def test_D3_our_socket_is_removed(kubelet: FakeKubelet) -> None:
         kubelet.admit("a", {U250: 2})
 
 
+def test_D3_our_socket_is_removed_while_we_register(kubelet: FakeKubelet) -> None:
+    """It was there before and is not after: that is no change that a look from now on would show."""
+    removed = []
+
+    def remove(endpoint: str) -> None:
+        if not removed:
+            (kubelet.folder / endpoint).unlink()
+            removed.append(endpoint)
+
+    kubelet.meddle = remove
+    with offering(kubelet, FakeWork(unit(1))):
+        kubelet.wait(lambda: len(kubelet.registered(U250)) == 2, 4.0)
+        kubelet.wait_devices(U250, ONE)
+
+
 @pytest.mark.parametrize("kill", [False, True])
 def test_kubelet_restarts(kubelet: FakeKubelet, kill: bool) -> None:
     with offering(kubelet, FakeWork(unit(1), unit(2), unit(3, PAC))):
