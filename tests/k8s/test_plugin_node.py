@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -442,13 +443,21 @@ def test_without_uevents_there_are_scans(
     assert "No uevents" in caplog.text
 
 
-def test_the_kernel_lets_us_listen() -> None:
-    try:
-        found = hotplug.open_uevents()
-    except OSError as error:
-        pytest.skip(f"no uevents here: {error}")
-    with found:
-        assert found.getsockname()[1] == hotplug.KERNEL_GROUP
+def test_the_kernels_own_event_leads_to_a_scan(kubelet: FakeKubelet) -> None:
+    functions = sorted(Path("/sys/bus/pci/devices").glob("*/uevent"))
+    if not functions or not os.access(functions[0], os.W_OK):
+        pytest.skip("only root can ask for an event, of a PCI function")
+    work = FakeWork(unit(1))
+    with offering(kubelet, work, scan_seconds=60.0) as plugin:
+        kubelet.wait_devices(U250, ONE)
+        if plugin.node._hotplug is None or plugin.node._hotplug._socket is None:
+            pytest.skip("no uevents here")
+        scans = work.scans
+        try:
+            functions[0].write_text("change")
+        except OSError as error:
+            pytest.skip(f"no event can be asked for: {error}")
+        until(lambda: work.scans > scans, 5.0)
 
 
 # --- metrics --------------------------------------------------------------------------------------------------------
