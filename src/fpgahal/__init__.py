@@ -54,6 +54,7 @@ from fpgahal._errors import (
 from fpgahal._find import devices, find, open
 from fpgahal._group import DeviceGroup, open_all
 from fpgahal._interrupt import Interrupt
+from fpgahal._sysfs import kernel_drivers
 from fpgahal._types import (
     ArgInfo,
     ArgKind,
@@ -132,6 +133,7 @@ __all__ = [
     "devices",
     "emu",
     "find",
+    "kernel_drivers",
     "kernels",
     "open",
     "open_all",

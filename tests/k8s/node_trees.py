@@ -251,7 +251,7 @@ def x200(root: Path) -> Node:
     return node
 
 
-def xf1(root: Path) -> Node:
+def xf1(root: Path, render: int = 128) -> Node:
     """T-XF1: an AWS F1 instance: no management function, no serial number."""
     node = Node(root)
     node.xrt_user(
@@ -260,5 +260,6 @@ def xf1(root: Path) -> Node:
         device=0xF010,
         vbnv="xilinx_aws-vu9p-f1_dynamic_5_0",
         timestamp=43981,
+        render=render,
     )
     return node

@@ -14,14 +14,15 @@ from fpgahal._sysfs import boards, pci, read
 from fpgahal._sysfs.tree import BDF, Tree
 from fpgahal._types import DeviceInfo
 
-_DRIVERS = "/sys/bus/pci/drivers"
+DRIVERS = "/sys/bus/pci/drivers"
+USER_DRIVERS = ("xocl", "xrt-user")
 _RENDER = re.compile(r"renderD[0-9]{1,9}")
 
 
 def scan(tree: Tree) -> list[DeviceInfo]:
     """Return the cards that AMD's drivers show."""
     managers = _bound(tree, ("xclmgmt", "xrt-mgmt"))
-    users = _bound(tree, ("xocl", "xrt-user"))
+    users = _bound(tree, USER_DRIVERS)
     of_card: dict[str, str] = {}  # the card's address without function -> management function
     for bdf in managers:
         of_card.setdefault(bdf[:-1], bdf)
@@ -34,9 +35,9 @@ def _bound(tree: Tree, drivers: tuple[str, ...]) -> dict[str, str]:
     """Return the functions bound to one of `drivers`: BDF -> folder below the root."""
     found: dict[str, str] = {}
     for driver in drivers:
-        names = tree.entries(f"{_DRIVERS}/{driver}")
+        names = tree.entries(f"{DRIVERS}/{driver}")
         for name in filter(BDF.fullmatch, [] if isinstance(names, read.Unreadable) else names):
-            found.setdefault(name, tree.follow(f"{_DRIVERS}/{driver}/{name}"))
+            found.setdefault(name, tree.follow(f"{DRIVERS}/{driver}/{name}"))
     return found
 
 

@@ -20,9 +20,9 @@ def reason(info: DeviceInfo, *, to_be_programmed: bool = False) -> str:
     to_be_programmed : bool
         An image is loaded before it is used: then a slot that only lacks a working one is no worse than an empty one.
     """
-    if info.answers and info.health.status is not HealthStatus.FAILED:
-        return ""
-    if to_be_programmed and info.health.needs_image:
+    if not info.answers:
+        return info.health.reason or "the card does not answer"
+    if info.health.status is not HealthStatus.FAILED or (to_be_programmed and info.health.needs_image):
         return ""
     return info.health.reason or "failed, for a reason that sysfs does not tell"
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from fpgahal import ArgumentRangeError, DeviceInfo
 from fpgahal.k8s.names import check_device_id, check_resource
@@ -63,4 +63,25 @@ def _unusable(unit: Unit, resources: dict[str, dict[str, Unit]]) -> str:
     return ""
 
 
-__all__ = ["Settings", "take"]
+_INTEL, _AMD = frozenset({"dfl", "intel-fpga"}), frozenset({"xocl"})
+_DRIVERS = {"own": _INTEL | _AMD, "intel": _INTEL, "xilinx": _AMD, "inaccel": _INTEL | _AMD, "bcom": _INTEL | _AMD}
+
+
+def driver_problems(loaded: Iterable[str], settings: Settings) -> tuple[str, ...]:
+    """Say for which schemes no kernel driver is loaded, so that nothing will ever be offered under them.
+
+    Parameters
+    ----------
+    loaded : iterable of str
+        As :func:`fpgahal.kernel_drivers` lists them.
+    settings : Settings
+    """
+    drivers = frozenset(loaded)
+    return tuple(
+        f"scheme {name}: kernel driver not loaded; expected {' or '.join(sorted(_DRIVERS[name]))}"
+        for name in settings.schemes
+        if name in _DRIVERS and not drivers & _DRIVERS[name]
+    )
+
+
+__all__ = ["Settings", "driver_problems", "take"]
