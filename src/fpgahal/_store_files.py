@@ -75,11 +75,11 @@ def open_regular(folder: int, name: str, path: str) -> int:
     return descriptor
 
 
-def read_index(top: int, path: str, most: int) -> bytes:
-    """Give the bytes of the index; empty if there is none."""
+def read_index(top: int, path: str, most: int) -> bytes | None:
+    """Give the bytes of the index; None if there is none."""
     descriptor = open_regular(top, INDEX, path)
     if descriptor < 0:
-        return b""
+        return None
     with open(descriptor, "rb") as file:
         _check_private(descriptor, path)
         data = file.read(most + 1)

@@ -301,30 +301,32 @@ def build_parser() -> Parser:
 
 
 def hook(args: argparse.Namespace, out: Output) -> int:
-    """Do all of it."""
-    end = time.monotonic() + args.timeout
-    signal.signal(signal.SIGALRM, _late)
+    """Look at the container on standard input."""
+    previous = signal.signal(signal.SIGALRM, _late)
     signal.setitimer(signal.ITIMER_REAL, args.timeout + 1)  # what has no time limit of its own
-    found = state(sys.stdin.buffer.read(_MAX_STATE))
+    try:
+        _examine(args, time.monotonic() + args.timeout)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    return OK
+
+
+def _examine(args: argparse.Namespace, end: float) -> None:
+    found = state(sys.stdin.buffer.read(_MAX_STATE) if sys.stdin is not None else b"")
     if args.intel_annotation and _strings(found.get("annotations"), "the state").get(INTEL_MODE[0]) != INTEL_MODE[1]:
-        return OK
+        return
     given = container(found, emulated=args.rack is not None)
     devices = [(address, afu) for address, _, afu in (one.partition("=") for one in args.device)]
     todo = wishes(given, boards(args.rack), devices)
-    if todo:
-        from fpgahal.k8s.programming import ensure
+    if not todo:
+        return
+    from fpgahal.k8s.programming import ensure
 
-        store = fpgahal.ImageStore(args.store) if args.store else fpgahal.ImageStore()
-        for wish in todo:
-            ensure(
-                wish.slot,
-                wish.afu,
-                store=store,
-                namespace=given.namespace,
-                timeout=max(0.0, end - time.monotonic()),
-                program=args.program,
-            )
-    return OK
+    store = fpgahal.ImageStore(args.store) if args.store else fpgahal.ImageStore()
+    for wish in todo:
+        left = max(0.0, end - time.monotonic())
+        ensure(wish.slot, wish.afu, store=store, namespace=given.namespace, timeout=left, program=args.program)
 
 
 def boards(rack: str | None) -> list[DeviceInfo]:
