@@ -15,6 +15,7 @@ CI runs 400 events; `nox -s storm` runs 10,000 (`FPGAHAL_STORM` is the number).
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import shutil
 import socket
@@ -23,6 +24,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from fake_kubelet import AdmissionError, FakeKubelet, StartError
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from waiting import until
 
 import fpgahal
 from fpgahal import ImageStore, emu
@@ -50,7 +53,16 @@ SETTINGS = Settings(("intel", "own"), mode="region")
 RACK = "pac-a10:2,d5005,u250:2"
 IMAGES = {"pac-a10": ("nlb0", "nlb3"), "d5005": ("nlb0", "nlb3"), "u250": ("vadd", "passthrough")}
 PHASES = (Phase.generate,)  # no shrinking: a story is a second, and never runs twice in the same way
+MOSTLY = st.sampled_from((True, True, True, False))
+MOST_BAD = 3  # boards at the same time: what nobody can be given tells little
 SETTLED = 20.0  # seconds, on a machine that does other things, too
+
+
+@functools.cache
+def images() -> dict[tuple[str, str], bytes]:
+    """Images by board and name."""
+    kinds = emu.boards()
+    return {(kind, name): emu.build_image(name, kinds[kind]) for kind, names in IMAGES.items() for name in names}
 
 
 class PodsOfTheStorm:
@@ -114,6 +126,14 @@ class Plugin:
         assert self.node is not None
         self._loop.call_soon_threadsafe(self.node.wake)
 
+    def scan(self) -> None:
+        """Wait until the boards were looked at, by a scan that began after this."""
+        assert self.node is not None
+        for _ in range(2):  # one may be under way
+            turns = self.node.turns
+            self.wake()
+            until(lambda before=turns: self.node.turns > before, lambda: "no scan ends")
+
     def close(self) -> None:
         self._do(self._end())
         self._do(self._drain())
@@ -172,12 +192,10 @@ class Storm(RuleBasedStateMachine):
         self.rack.__enter__()
         self.store = ImageStore(self.folder / "store")
         self.images: dict[str, list[str]] = {}
-        for kind, names in IMAGES.items():
-            for name in names:
-                suffix = "xclbin" if kind == "u250" else "gbs"
-                path = self.folder / f"{kind}-{name}.{suffix}"
-                path.write_bytes(emu.build_image(name, emu.boards()[kind]))
-                self.images.setdefault(kind, []).append(self.store.add(path).afu_id)
+        for (kind, name), image in images().items():
+            path = self.folder / f"{kind}-{name}.{'xclbin' if kind == 'u250' else 'gbs'}"
+            path.write_bytes(image)
+            self.images.setdefault(kind, []).append(self.store.add(path).afu_id)
         self.kubelet = FakeKubelet(self.folder)
         self.kubelet.start()
         self.pods_api = PodsOfTheStorm(self.kubelet)
@@ -208,9 +226,10 @@ class Storm(RuleBasedStateMachine):
         self.plugin.wake()
 
     def _some(self, data: st.DataObject, boards: Iterable[Board]) -> Board:
-        return data.draw(st.sampled_from(list(boards)))
+        known = list(boards)
+        return known[data.draw(st.integers(0, len(known) - 1))]
 
-    @precondition(lambda self: any(board.present for board in self.boards))
+    @precondition(lambda self: sum(not board.well for board in self.boards) < MOST_BAD)
     @rule(data=st.data())
     def unplug(self, data: st.DataObject) -> None:
         board = self._some(data, (board for board in self.boards if board.present))
@@ -226,7 +245,7 @@ class Storm(RuleBasedStateMachine):
         board.present, board.broken = True, False
         self._touch(board)
 
-    @precondition(lambda self: any(board.well for board in self.boards))
+    @precondition(lambda self: sum(not board.well for board in self.boards) < MOST_BAD)
     @rule(data=st.data())
     def fail(self, data: st.DataObject) -> None:
         board = self._some(data, (board for board in self.boards if board.well))
@@ -250,8 +269,8 @@ class Storm(RuleBasedStateMachine):
         """Somebody loads another image, be it in use or not."""
         board = self._some(data, (board for board in self.boards if board.well))
         name = data.draw(st.sampled_from(IMAGES[board.kind]))
-        with fpgahal.open(board.bdf) as dev:
-            dev.program(emu.build_image(name, emu.boards()[board.kind]))
+        with suppress(fpgahal.FpgaError) if board.spoilt else nullcontext(), fpgahal.open(board.bdf) as dev:
+            dev.program(images()[board.kind, name])
         for pod in self.pods.values():
             if board in pod.boards:
                 pod.started = False
@@ -266,8 +285,14 @@ class Storm(RuleBasedStateMachine):
 
     # --- the pods -----------------------------------------------------------------------------------------------
 
-    @rule(kind=st.sampled_from(sorted(IMAGES)), count=st.integers(1, 2), data=st.data())
-    def admit(self, kind: str, count: int, data: st.DataObject) -> None:
+    @rule(kind=st.sampled_from(sorted(IMAGES)), count=st.integers(1, 2), calm=MOSTLY, data=st.data())
+    def admit(self, kind: str, count: int, calm: bool, data: st.DataObject) -> None:
+        if calm:
+            self.settle()
+            for old in [old for old, pod in self.pods.items() if pod.boards[0].kind == kind]:
+                self.kubelet.remove(old)
+                del self.pods[old]
+        count = min(count, sum(board.kind == kind for board in self.boards))
         resource = next(board.resource for board in self.boards if board.kind == kind)
         self.names += 1
         name = f"pod{self.names}"
@@ -298,12 +323,19 @@ class Storm(RuleBasedStateMachine):
         assert seen == {f"{board.bdf}/0" for board in chosen}
         assert kind == "u250" or len(granted.cdi) == count
         self.pods[name] = Pod(name, chosen, wants)
+        if calm:
+            self.run(self.pods[name])
 
     @precondition(lambda self: self.pods)
-    @rule(data=st.data())
-    def start(self, data: st.DataObject) -> None:
-        """The first start of a container, or a restart."""
-        pod = self.pods[data.draw(st.sampled_from(sorted(self.pods)))]
+    @rule(calm=MOSTLY, data=st.data())
+    def restart(self, calm: bool, data: st.DataObject) -> None:
+        """A container starts again, or for the first time."""
+        if calm:
+            self.settle()
+        self.run(self.pods[data.draw(st.sampled_from(sorted(self.pods)))])
+
+    def run(self, pod: Pod) -> None:
+        """Do what kubelet does when a container starts."""
         pod.started = False
         try:
             self.kubelet.start_container(pod.name)
@@ -341,7 +373,7 @@ class Storm(RuleBasedStateMachine):
     def remove_socket(self, data: st.DataObject) -> None:
         sockets = sorted((self.folder / "device-plugins").glob("fpgahal-*.sock"))
         if sockets:
-            data.draw(st.sampled_from(sockets)).unlink(missing_ok=True)
+            sockets[data.draw(st.integers(0, len(sockets) - 1))].unlink(missing_ok=True)
             self.quiet = False
 
     # --- what always holds --------------------------------------------------------------------------------------
@@ -349,6 +381,7 @@ class Storm(RuleBasedStateMachine):
     @rule()
     def settle(self) -> None:
         """Wait until kubelet knows exactly the boards that are well."""
+        self.plugin.scan()
         try:
             self.kubelet.wait(lambda: not self.misbeliefs(), SETTLED)
         except AssertionError:
