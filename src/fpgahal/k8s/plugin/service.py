@@ -43,7 +43,9 @@ class Service:
         self.config = config
         self.metrics = Metrics()
         prepare = self._prepare if config.prestart else None
-        self.boards = Boards(config.settings(), CdiFolder(str(config.cdi_dir)), config.hook, prepare, self._wish)
+        hook_options = [f"--store={config.store}", *(["--program"] if config.program else [])]
+        cdi = CdiFolder(str(config.cdi_dir), hook_options)
+        self.boards = Boards(config.settings(), cdi, config.hook, prepare, self._wish)
         self.node = Node(
             Kubelet(config.kubelet_dir),
             self.boards,
