@@ -92,5 +92,9 @@ class Boards:
         if self._prepare is not None:
             await self._prepare(units, seconds)
 
+    def hooked(self, units: Iterable[Unit]) -> bool:
+        """Tell whether a container with these units has the hook."""
+        return bool(self._hook) and all(needs_cdi(unit, self._settings_of(unit)) for unit in units)
+
     def _settings_of(self, unit: Unit) -> Settings:
         return self._found_with.get((unit.resource, unit.id), self.settings)

@@ -168,6 +168,7 @@ class Service:
                 pods=pods.Pods(self._api, str(self.config.kubelet_dir / "pod-resources" / "kubelet.sock")),
                 deadline=deadline,
                 program=self.config.program,
+                hook=self.boards.hooked(units),
             )
         finally:
             self.node.wake()  # another image may be loaded now: labels, preference and mode af want to know
