@@ -193,7 +193,7 @@ FOREIGN: dict[tuple[str, str], Object] = {
                             "type": "object",
                             "additionalProperties": _strict(
                                 ["op"],
-                                op={"enum": ["In", "NotIn", "InRegexp", "Exists", "DoesNotExist"]},
+                                op={"enum": ["In", "InRegexp", "Exists"]},
                                 value={"type": "array", "items": _TEXT},
                             ),
                         },
