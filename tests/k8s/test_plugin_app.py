@@ -116,7 +116,7 @@ def test_from_start_to_sigterm(kubelet: FakeKubelet, rack: fpgahal.emu.Rack) -> 
         assert granted.env["FPGAHAL_VISIBLE_DEVICES"] in (f"{first}/0", f"{second}/0")
         assert running.get("/healthz") == (200, "ok\n")
         assert running.get("/readyz") == (200, "ok\n")
-        assert f'fpgahal_plugin_units{{healthy="true",resource="{PAC}"}} 2.0' in running.get("/metrics")[1]
+        assert f'fpgahal_plugin_units{{resource="{PAC}",healthy="true"}} 2' in running.get("/metrics")[1]
         rack.fault(first, "vanish")
         kubelet.wait_devices(PAC, second)
         assert kubelet.capacity()[PAC] == 2

@@ -448,7 +448,7 @@ def test_metrics(kubelet: FakeKubelet) -> None:
         plugin.find(unit(1), unit(2, reason="hot"), skipped=[skipped])
         kubelet.admit("a", {U250: 1})
         kubelet.start_container("a")
-        plugin.metrics.mode = lambda: "region"
+        plugin.metrics.mode = lambda: 'odd "\\\n'
         text = plugin.metrics.text().decode()
         values = {
             (sample.name, *sorted(sample.labels.values())): sample.value
@@ -459,7 +459,7 @@ def test_metrics(kubelet: FakeKubelet) -> None:
     assert values["fpgahal_plugin_units", "false", U250] == 1
     assert values["fpgahal_plugin_skipped",] == 1
     assert values["fpgahal_plugin_streams", U250] == 1
-    assert values["fpgahal_plugin_mode", "region"] == 1
+    assert values["fpgahal_plugin_mode", 'odd "\\\n'] == 1
     assert values["fpgahal_plugin_registrations_total", U250, "ok"] == 1
     assert values["fpgahal_plugin_units_allocated_total", U250] == 1
     assert values["fpgahal_plugin_allocate_total", U250, "ok"] == 1
