@@ -73,8 +73,9 @@ readinessProbe:
   args:
     - |
       for image in {{ join " " .Values.emulated.images }}; do
-        fpgahal build-image --board "${image%/*}" --afu "${image#*/}" -o /tmp/image
-        fpgahal images add --force --store {{ .Values.emulated.store }} /tmp/image
+        file=${image#*/}
+        fpgahal build-image --board "${image%/*}" --afu "${file%.*}" -o "/tmp/$file"
+        fpgahal images add --force --store {{ .Values.emulated.store }} "/tmp/$file"
       done
   resources:
     {{- toYaml .Values.plugin.resources | nindent 4 }}
