@@ -19,7 +19,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from deployed import DEPLOY, ROOT, VERSIONS, check
+from deployed import DEPLOY, ROOT, VERSIONS, check, containers, manifest, one, rendered
 from webhook_cases import patched, review
 
 import fpgahal
@@ -40,8 +40,13 @@ from fpgahal.k8s.webhook.review import decide
 from fpgahal.k8s.webhook.table import Table
 from fpgahal.k8s.webhook.watch import Watch
 
+README = (ROOT / "README.md").read_text()
+BOARD = fpgahal.emu.boards()["pac-a10"]
 PAGE = (ROOT / "docs/kubernetes.md").read_text()
-BLOCKS = re.findall(r"^```yaml\n(.*?)^```\n(.*?)(?=^```|^#|\Z)", PAGE, re.MULTILINE | re.DOTALL)
+FENCED = re.findall(r"^```yaml\n(.*?)^```\n(.*?)(?=^```|^#|\Z)", PAGE, re.MULTILINE | re.DOTALL)
+BLOCKS = [(block, text) for block, text in FENCED if not block.startswith("# claim\n")]
+CLAIMS = [block for block, _ in FENCED if block.startswith("# claim\n")]
+NLB3 = (DEPLOY / "examples/nlb3.yaml").read_text()
 CLAIM = re.compile(r"# boards: (?P<boards>\S+); plugin: (?P<args>.*)\n")
 
 
@@ -118,6 +123,37 @@ def test_every_name_is_on_the_page(found: Example) -> None:
         assert resource in PAGE
     for name in re.findall(r"FPGA_(?:REGION|AFU)_\d", json.dumps(found.admitted)):
         assert f"`{name}`" in PAGE
+
+
+@pytest.mark.parametrize("block", CLAIMS)
+def test_claims(block: str) -> None:
+    template, pod = yaml.safe_load_all(block)
+    for document in (template, pod):
+        check(document, "1.34")
+    (request,) = template["spec"]["spec"]["devices"]["requests"]
+    documents = rendered({"dra": {"enabled": True}})
+    assert request["exactly"]["deviceClassName"] == one(documents, "DeviceClass")["metadata"]["name"]
+    (claim,) = pod["spec"]["resourceClaims"]
+    assert claim["resourceClaimTemplateName"] == template["metadata"]["name"]
+    assert pod["spec"]["containers"][0]["resources"]["claims"] == [{"name": claim["name"]}]
+
+
+def test_the_readmes_pod_gets_nlb3_on_the_readmes_node() -> None:
+    """From deploy/examples and deploy/manifests/emulated.yaml, which README's commands apply."""
+    (plugin,) = (each for each in containers(manifest("emulated")) if each.spec["name"] == "plugin")
+    config = load(app.parse(plugin.spec["args"]).flags, {})
+    claim = f"# boards: {config.emulate}; plugin: --schemes={','.join(config.schemes)} --mode={config.mode}\n"
+    known = example(claim + NLB3.split("\n", 2)[2], "")
+    (resource,) = known.asked
+    assert f"{resource}:  {len(known.offered.resources[resource])}" in README, "what `kubectl describe node` shows"
+    env = {each["name"]: each["value"] for each in known.admitted["spec"]["containers"][0]["env"]}
+    images = one(manifest("emulated"), "DaemonSet")["spec"]["template"]["spec"]["initContainers"][0]["args"][0]
+    assert "pac-a10/nlb3.gbs" in images
+    assert env["FPGA_AFU_1"] == fpgahal.Bitstream.parse(fpgahal.emu.build_image("nlb3", BOARD)).afu_id.hex
+    assert known.pod["spec"]["containers"][0]["image"] == plugin.spec["image"]
+    section = README.split("## On Kubernetes")[1].split("\n## ")[0]
+    for path in re.findall(r"(?:deploy|docs)/[\w./-]+\w", section):
+        assert (ROOT / path).exists(), path
 
 
 @pytest.mark.parametrize(("block", "text"), BLOCKS, ids=PODS)
