@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from fpgahal import (
     FpgaError,
     ImageNotFoundError,
     ImageStore,
+    IncompatibleBitstreamError,
     ProgramError,
     ProgramTimeoutError,
 )
@@ -333,3 +335,13 @@ def test_ensure_waits_for_who_has_the_board_open(rack: fpgahal.emu.Rack, store: 
         ensure(info, NLB3, store=store, namespace=None, timeout=0.2)
     assert isinstance(refused.value, BlockingIOError)
     assert ensure(info, NLB3, store=store, namespace=None, timeout=10).programmed
+
+
+def test_ensure_keeps_emulated_images_off_real_boards(
+    rack: fpgahal.emu.Rack, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = [replace(info, emulated=False) for info in rack.devices()]
+    monkeypatch.setattr(fpgahal, "devices", lambda root: real)
+    with pytest.raises(IncompatibleBitstreamError, match="EMULATED boards only"):
+        ensure(real[0], NLB3, store=store, namespace=None, timeout=1)
+    assert programmed(rack) == [0, 0, 0]
