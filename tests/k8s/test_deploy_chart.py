@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import PurePosixPath
@@ -21,6 +22,7 @@ import yaml
 from deployed import (
     DEPLOY,
     FOREIGN,
+    ROOT,
     VARIANTS,
     VERSIONS,
     Container,
@@ -299,6 +301,13 @@ def test_who_programs() -> None:
     assert (config.prestart, config.program) == (True, True)
     assert container.volumes["/run/lock"]["hostPath"]["path"] == "/run/lock"
     assert container.spec["securityContext"]["privileged"] is True
+
+
+def test_commands_are_those_that_the_image_installs() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    used = {each.spec["command"][0] for variant in VARIANTS for each in containers(manifest(variant))}
+    assert used - {"python3", "sh"} <= set(scripts)
+    assert set(COMMANDS) <= set(scripts)
 
 
 def test_plugin_and_webhook_agree_on_names() -> None:

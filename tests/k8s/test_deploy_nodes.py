@@ -156,12 +156,12 @@ def test_every_instance_type_that_is_known() -> None:
 
 @pytest.mark.parametrize("instance_type", INSTANCES)
 def test_K5_tags_are_what_the_planner_prints(instance_type: str) -> None:
-    ((board, count),) = [INSTANCES[instance_type]]
+    names, count = INSTANCES[instance_type]
     with fpgahal.emu.rack("aws-f1" if instance_type.startswith("f1.") else "aws-f2"):
         (info,) = fpgahal.devices()
     # What a node of this type offers, in the two schemes that name boards.
-    assert inaccel.resource(info) == board
-    boards = {board: count, own.resource(info): count}
+    assert names == {"inaccel": inaccel.resource(info), "own": own.resource(info)}
+    boards = dict.fromkeys(names.values(), count)
     expected = tags(instance_type, boards, {"fpgahal.dev/fpga": "true"}, "hybrid")
     expected |= {
         "k8s.io/cluster-autoscaler/node-template/taint/fpgahal.dev/fpga": "true:NoSchedule",
