@@ -42,6 +42,7 @@ from fpgahal.k8s.dra import DRIVER
 from fpgahal.k8s.dra import app as dra
 from fpgahal.k8s.plugin import app as plugin
 from fpgahal.k8s.plugin.config import Config, load
+from fpgahal.k8s.plugin.service import hook_options
 from fpgahal.k8s.schemes.settings import INTEL_NAMES, MODES, NAMES
 from fpgahal.k8s.webhook import app as webhook
 
@@ -282,7 +283,7 @@ def test_the_hook_is_where_the_plugin_says(documents: list[Any]) -> None:
         ((init,), (config,)) = inits, configs
         folder, program = config.hook.rsplit("/bin/", 1)
         assert init.volumes[init.spec["args"][2]]["hostPath"]["path"] == folder == "/opt/fpgahal"
-        assert program in script("bundle").SCRIPTS
+        assert program == "fpgahal-hook"
 
 
 def test_who_programs() -> None:
@@ -296,9 +297,10 @@ def test_who_programs() -> None:
     assert "/run/lock" not in container.volumes
     config, container = of("hook")
     assert not config.prestart, "it would refuse what the hook has yet to load"
-    assert config.hook.endswith("-program")
+    assert "--program" in hook_options(config)
     config, container = of("prestart")
     assert (config.prestart, config.program) == (True, True)
+    assert "--program" not in hook_options(config)
     assert container.volumes["/run/lock"]["hostPath"]["path"] == "/run/lock"
     assert container.spec["securityContext"]["privileged"] is True
 
