@@ -116,6 +116,13 @@ def test_manifests_are_what_the_chart_renders(variant: str) -> None:
     )
 
 
+def test_helm_finds_nothing_wrong_with_the_chart() -> None:
+    helm_python = pytest.importorskip("helm_python")
+    found = helm_python.lint(str(CHART))
+    assert [message for message in found["messages"] if message["severity"] > 1] == []
+    assert found["errors"] == []
+
+
 def test_every_manifest_has_its_values() -> None:
     assert sorted(path.stem for path in (DEPLOY / "manifests").glob("*.yaml")) == VARIANTS
 
