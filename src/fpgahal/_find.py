@@ -48,11 +48,16 @@ def devices(root: str = "/") -> list[DeviceInfo]:
     DeviceNotFoundError
         A device that a variable names is not there; the message lists those that are.
     """
-    if root == "/":
+    if root == "/" and _may_be_emulated():
         from fpgahal import emu
 
         root = emu.active() or root
     return _visible(_sysfs.scan(root))
+
+
+def _may_be_emulated() -> bool:
+    """Whether to ask the emulator, which is not loaded for real boards."""
+    return "fpgahal.emu" in sys.modules or any(map(os.environ.get, ("FPGAHAL_EMU_RACK", "FPGAHAL_EMULATE")))
 
 
 def _visible(infos: list[DeviceInfo]) -> list[DeviceInfo]:
