@@ -7,87 +7,18 @@ import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 from fpgahal import _store_files as files
 from fpgahal import _store_index as index_file
-from fpgahal._aocx import ELF_MAGIC, parse_aocx
-from fpgahal._bitstream import MAX_BYTES, Bitstream
-from fpgahal._errors import AccessError, ArgumentRangeError, BitstreamError, ImageNotFoundError, ImageStoreError
-from fpgahal._reader import NULL_UUID
+from fpgahal._bitstream import Bitstream
+from fpgahal._errors import AccessError, ArgumentRangeError, ImageNotFoundError, ImageStoreError
+from fpgahal._store_image import StoredImage, StoreProblem, allow_list, identify, names_of, read, sha256
 from fpgahal._store_index import Entry, Index
 
 #: Where Intel's tools have it, too.
 FOLDER = "/srv/intel.com/fpga"
 
-SUFFIXES = {"gbs": 32, "aocx": 40, "xclbin": 32}  # in the order of looking; digits of their ids
 _LOCK_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class StoredImage:
-    """One image of a store.
-
-    Attributes
-    ----------
-    path : str
-    interface_id : str
-        32 hex digits; zeros: an xclbin for a shell without interface id, which a time stamp ties to its board.
-    afu_id : str
-        32 hex digits: the AFU id, or the xclbin's UUID.  40: the hash of an AOCX.
-    sha256 : str
-        Of the whole file, 64 hex digits: what the index says.
-    size : int
-        Bytes.
-    namespaces : tuple of str or None
-        Who may use it; None: everybody.
-    """
-
-    path: str
-    interface_id: str
-    afu_id: str
-    sha256: str
-    size: int
-    namespaces: tuple[str, ...] | None = None
-
-    def check_allowed(self, namespace: str | None) -> None:
-        """Raise unless a namespace may use it.
-
-        Parameters
-        ----------
-        namespace : str or None
-            None: it is not known, or there is none.
-
-        Raises
-        ------
-        AccessError
-            It is not on the list.
-        """
-        if self.namespaces is None or namespace in self.namespaces:
-            return
-        who = f"Namespace {namespace}" if namespace else "A container whose namespace is not known"
-        raise AccessError(
-            f"{who} may not use {self.interface_id}/{self.afu_id}: it is for {', '.join(self.namespaces) or 'nobody'}.",
-            hint="`fpgahal images add --force --namespace NS FILE` changes the list.",
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class StoreProblem:
-    """Something wrong in a store.
-
-    Attributes
-    ----------
-    path : str
-        Below the store's folder.
-    kind : str
-        ``"changed"`` (another digest than the index has), ``"missing"``, or ``"foreign"`` (not in the index).
-    message : str
-    """
-
-    path: str
-    kind: str
-    message: str
 
 
 class ImageStore:
@@ -140,7 +71,7 @@ class ImageStore:
             An id is no id.
         """
         with self._open() as (top, index):
-            return self._stored(name := self._first(top, index, _names(interface_id, afu_id)), index.images[name])
+            return self._stored(name := self._first(top, index, names_of(interface_id, afu_id)), index.images[name])
 
     def load(self, image: StoredImage) -> Bitstream:
         """Read an image, and check these very bytes.
@@ -158,18 +89,20 @@ class ImageStore:
             It is no sound image.
         """
         name = os.path.relpath(image.path, self.folder)
+        if not index_file.IMAGE.fullmatch(name):
+            raise ArgumentRangeError(f"{image.path} is no image of {self.folder}.")
         with files.top_folder(self.folder) as top:
             data = self._read(top, name, image.size)
         if not data:
             raise ImageNotFoundError(f"{image.path} is gone, or empty.", hint="`fpgahal images verify` looks at all.")
-        found = _sha256(data)
+        found = sha256(data)
         if found != image.sha256:
             raise ImageStoreError(
                 f"{image.path} was changed: its SHA-256 is {found}, the index says {image.sha256}.  "
                 "It is not programmed.",
                 hint="`fpgahal images add --force FILE` puts a good file in its place.",
             )
-        bitstream, actual = _identify(data, image.path)
+        bitstream, actual = identify(data, image.path)
         if actual != name:
             raise ImageStoreError(f"{image.path} holds another image, {actual}.  It is not programmed.")
         return bitstream
@@ -199,7 +132,7 @@ class ImageStore:
 
     def add(
         self,
-        image: str | os.PathLike[str] | bytes,
+        image: str | os.PathLike[str] | bytes | Bitstream,
         *,
         namespaces: Sequence[str] | None = None,
         force: bool = False,
@@ -209,7 +142,7 @@ class ImageStore:
 
         Parameters
         ----------
-        image : path or bytes
+        image : path, bytes or Bitstream
             A GBS, AOCX or xclbin.
         namespaces : sequence of str, optional
             Who may use it.  None: everybody; when an image is replaced, those that might use it before.
@@ -231,10 +164,10 @@ class ImageStore:
         ArgumentRangeError
             A namespace is none.
         """
-        data = image if isinstance(image, bytes) else _read(os.fspath(image))
-        _, name = _identify(data, "<bytes>" if isinstance(image, bytes) else os.fspath(image))
-        digest = _sha256(data)
-        allowed = _allowed(namespaces)
+        data, source = read(image)
+        _, name = identify(data, source)
+        digest = sha256(data)
+        allowed = allow_list(namespaces)
 
         def entry_in(top: int, index: Index) -> Entry:
             old = index.images.get(name)
@@ -249,12 +182,15 @@ class ImageStore:
         if dry_run:
             with self._open() as (top, index):
                 return self._stored(name, entry_in(top, index))
-        os.makedirs(self.folder, mode=0o755, exist_ok=True)
+        if not os.path.isdir(self.folder):
+            os.makedirs(self.folder, exist_ok=True)
+            os.chmod(self.folder, 0o755)  # whatever the umask, as with the files
         with self._writing() as (top, index):
             entry = entry_in(top, index)
             folder_name, file_name = name.split("/")
             with suppress(FileExistsError):
-                os.mkdir(folder_name, 0o755, dir_fd=top)
+                os.mkdir(folder_name, dir_fd=top)
+                os.chmod(folder_name, 0o755, dir_fd=top)
                 os.fsync(top)
             with (
                 files.inner_folder(top, folder_name, f"{self.folder}/{folder_name}") as folder,
@@ -294,7 +230,7 @@ class ImageStore:
         ImageStoreError
             The file is not the one that was added, and `force` was not given; or the store can't be used.
         """
-        names = _names(interface_id, afu_id)
+        names = names_of(interface_id, afu_id)
 
         def name_in(top: int, index: Index) -> str:
             name = self._first(top, index, names, trusted=not force, or_missing=True)
@@ -408,61 +344,6 @@ class ImageStore:
         interface_id, _, rest = name.partition("/")
         afu_id = rest.partition(".")[0]
         return StoredImage(f"{self.folder}/{name}", interface_id, afu_id, entry.sha256, entry.size, entry.namespaces)
-
-
-def _names(interface_id: uuid.UUID | str | None, afu_id: uuid.UUID | str) -> list[str]:
-    """Names of files that an image can have, in the order of looking."""
-    interface = _digits(NULL_UUID if interface_id is None else interface_id, "interface id", 32)
-    afu = _digits(afu_id, "AFU id", *set(SUFFIXES.values()))
-    return [f"{interface}/{afu}.{suffix}" for suffix, digits in SUFFIXES.items() if digits == len(afu)]
-
-
-def _digits(value: uuid.UUID | str, what: str, *lengths: int) -> str:
-    text = value.hex if isinstance(value, uuid.UUID) else value.strip().replace("-", "").lower()
-    if len(text) not in lengths or not set(text) <= set("0123456789abcdef"):
-        expected = " or ".join(map(str, sorted(lengths)))
-        raise ArgumentRangeError(f"{value!r} is no {what}: {expected} hex digits were expected.")
-    return text
-
-
-def _sha256(data: bytes) -> str:
-    import hashlib  # here: it loads OpenSSL, and a look at the index needs none
-
-    return hashlib.sha256(data).hexdigest()
-
-
-def _allowed(namespaces: Sequence[str] | None) -> tuple[str, ...] | None:
-    if namespaces is None:
-        return None
-    try:
-        return index_file.checked(namespaces)
-    except ValueError as error:
-        raise ArgumentRangeError(f"{error}.") from None
-
-
-def _read(path: str) -> bytes:
-    """Read the file that somebody wants to add."""
-    suffix = os.path.splitext(path)[1].removeprefix(".")
-    if suffix not in SUFFIXES:
-        raise BitstreamError(f"{path}: {suffix or 'no suffix'} is no kind of image; known are {', '.join(SUFFIXES)}.")
-    if suffix != "aocx":
-        return Bitstream.load(path).data
-    with open(path, "rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise BitstreamError(f"{path}: more than {MAX_BYTES} bytes make no sense.")
-    return data
-
-
-def _identify(data: bytes, name: str) -> tuple[Bitstream, str]:
-    """Give what is to be programmed, and where it belongs below a store's folder."""
-    if data.startswith(ELF_MAGIC):
-        aocx = parse_aocx(data, name)
-        bitstream, afu, suffix = aocx.gbs, aocx.hash, "aocx"
-    else:
-        bitstream = Bitstream.parse(data, name)
-        afu, suffix = bitstream.afu_id.hex, bitstream.kind
-    return bitstream, f"{(bitstream.interface_id or NULL_UUID).hex}/{afu}.{suffix}"
 
 
 __all__ = ["FOLDER", "ImageStore", "StoreProblem", "StoredImage"]

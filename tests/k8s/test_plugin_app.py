@@ -270,6 +270,14 @@ def test_once(rack: fpgahal.emu.Rack) -> None:
     assert U250 in text.stdout
 
 
+def test_what_containers_are_told_is_not_for_the_plugin(rack: fpgahal.emu.Rack) -> None:
+    told = {"FPGAHAL_VISIBLE_DEVICES": "0000:99:00.0", "FPGAHAL_DEVICE_0000_99_00_0": "0000:99:00.0/0"}
+    done = command("--once", "--json", "--rack", rack.dir, **told)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["resources"][PAC]) == 2
+    assert "FPGAHAL_VISIBLE_DEVICES=0000:99:00.0 is ignored" in done.stderr
+
+
 def test_a_rack_is_made_once_and_kept(tmp_path: Path) -> None:
     folder = tmp_path / "rack"
     for _ in range(2):

@@ -52,7 +52,7 @@ def test_D1_no_kubelet_yet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         kubelet.refuse = "not today"
         kubelet.start()
         kubelet.wait(lambda: len(kubelet.refused) >= 2)
-        assert "not today" in caplog.text
+        until(lambda: "not today" in caplog.text)
         assert kubelet.registrations == []
         kubelet.refuse = ""
         kubelet.wait_devices(U250, ONE)
@@ -61,7 +61,7 @@ def test_D1_no_kubelet_yet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         assert registration.resource == U250
         assert [registration.endpoint] == sockets(kubelet)
         assert registration.authority == "localhost"
-        assert plugin.node.unregistered() == []
+        until(lambda: not plugin.node.unregistered())
         kubelet.stop()
 
 
@@ -331,8 +331,8 @@ def test_a_resource_that_cannot_be_offered_leaves_the_others_alone(
     with offering(kubelet, FakeWork(unit(1), unit(2, "kubernetes.io/fpga"))) as plugin:
         kubelet.wait_devices(U250, ONE)
         kubelet.wait(lambda: len(kubelet.refused) >= 2)
-        assert 'the ResourceName "kubernetes.io/fpga" is invalid' in caplog.text
-        assert plugin.node.unregistered() == ["kubernetes.io/fpga"]
+        until(lambda: 'the ResourceName "kubernetes.io/fpga" is invalid' in caplog.text)
+        until(lambda: plugin.node.unregistered() == ["kubernetes.io/fpga"])
 
 
 def test_an_error_of_our_own_does_not_end_the_loop(

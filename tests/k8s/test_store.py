@@ -10,11 +10,12 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dying import dies_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import HASH, IF10, IF12, NLB0, NLB3, aocx, boards_of_the_cases, elf, gbs, image
@@ -135,35 +136,25 @@ def test_G8_no_partial_file_is_ever_visible(store: ImageStore) -> None:
     assert seen <= {b"\1", b"\2"}
 
 
+def test_others_may_read_what_root_added(store: ImageStore) -> None:
+    """The plugin need not be root, and root's umask may be 077."""
+    before = os.umask(0o077)
+    try:
+        added = store.add(fpgahal.Bitstream.parse(gbs()))
+    finally:
+        os.umask(before)
+    for path in (added.path, os.path.dirname(added.path), store.folder, f"{store.folder}/index.json"):
+        assert os.stat(path).st_mode & 0o755 == (0o755 if os.path.isdir(path) else 0o644)
+
+
+def test_a_pipe_is_no_image(store: ImageStore, tmp_path: Path) -> None:
+    for name in ("pipe.aocx", "pipe.gbs"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(BitstreamError, match="regular file"):
+            store.add(tmp_path / name)
+
+
 # --- dying --------------------------------------------------------------------------------------------------------
-
-STEPS = ("open", "replace", "fsync", "unlink", "mkdir", "rmdir", "fchmod", "ftruncate", "close")
-
-
-def dies_at(step: int, action: Callable[[], Any]) -> bool:
-    """Do something in a child that is gone before its n-th call of the operating system; whether it got so far."""
-    child = os.fork()
-    if not child:
-        left = [step]
-        try:
-            for name in STEPS:
-                real = getattr(os, name)
-
-                def counted(*args: Any, _real: Any = real, **options: Any) -> Any:
-                    left[0] -= 1
-                    if left[0] < 0:
-                        os._exit(9)
-                    return _real(*args, **options)
-
-                setattr(os, name, counted)
-            action()
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, 9)
-    return code == 9
-
 
 OLD, NEW = gbs(payload=b"old image"), gbs(payload=b"new image")
 
@@ -280,6 +271,13 @@ def test_ids_are_hex_and_nothing_else(bad: str, store: ImageStore) -> None:
         for act in (store.find, store.remove):
             with pytest.raises(ArgumentRangeError, match="hex digits"):
                 act(*pair)
+
+
+def test_a_record_of_another_store_is_not_read(store: ImageStore, tmp_path: Path) -> None:
+    added = ImageStore(tmp_path / "other").add(gbs())
+    store.add(gbs())
+    with pytest.raises(ArgumentRangeError, match="no image of"):
+        store.load(added)
 
 
 def test_a_file_under_another_images_name_is_not_used(store: ImageStore) -> None:

@@ -132,6 +132,7 @@ def _configured(flags: Mapping[str, Any], file: Path | None) -> Config:
         raise UsageError(error.message, hint=error.hint or "`fpgahal-plugin --help` explains the options.") from None
     _log(config)
     _emulate(config)
+    _see_all()
     return config
 
 
@@ -159,6 +160,12 @@ def _emulate(config: Config) -> None:
     elif config.emulate:
         os.environ["FPGAHAL_EMULATE"] = config.emulate
         os.environ.pop("FPGAHAL_EMU_RACK", None)
+
+
+def _see_all() -> None:
+    """Ignore what containers are told: a node's plugin that sees only some boards fails when one of them vanishes."""
+    for variable in [name for name in os.environ if name.startswith(("FPGAHAL_VISIBLE_DEVICES", "FPGAHAL_DEVICE_"))]:
+        logging.getLogger(__name__).warning("%s=%s is ignored", variable, os.environ.pop(variable))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

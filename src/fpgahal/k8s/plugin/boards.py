@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import fpgahal
@@ -11,6 +12,8 @@ from fpgahal.k8s.plugin import allocation, inventory, preference
 from fpgahal.k8s.plugin.cdi import CdiFolder, needs_cdi
 from fpgahal.k8s.plugin.unit import Inventory, Unit
 from fpgahal.k8s.schemes.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 class Boards:
@@ -37,9 +40,15 @@ class Boards:
         self.settings = settings
         self._cdi, self._hook, self._prepare = cdi, hook, prepare
         self.prestart = prepare is not None
+        self._told: tuple[str, ...] = ()
 
     def scan(self) -> Inventory:
         """List what the node offers now."""
+        problems = inventory.driver_problems(fpgahal.kernel_drivers(), self.settings)
+        for problem in problems:
+            if problem not in self._told:  # once, not in each scan
+                log.warning("Nothing can be offered: %s", problem)
+        self._told = problems
         return inventory.take(fpgahal.devices(), self.settings)
 
     def publish(self, units: Iterable[Unit]) -> dict[str, str]:
