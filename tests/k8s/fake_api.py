@@ -119,9 +119,7 @@ class FakeApi:
 
     async def _serve(self) -> None:
         app = web.Application()
-        app.router.add_get("/apis/fpga.intel.com/v2/{plural}", self._list)
-        app.router.add_get("/api/v1/{plural}", self._core)
-        app.router.add_patch("/apis/fpga.intel.com/v2/namespaces/{ns}/{plural}/{name}/status", self._status)
+        self._add_routes(app)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls).start()
@@ -130,6 +128,11 @@ class FakeApi:
         self._ready.set()
         await self._stop.wait()
         await runner.cleanup()
+
+    def _add_routes(self, app: web.Application) -> None:
+        app.router.add_get("/apis/fpga.intel.com/v2/{plural}", self._list)
+        app.router.add_get("/api/v1/{plural}", self._core)
+        app.router.add_patch("/apis/fpga.intel.com/v2/namespaces/{ns}/{plural}/{name}/status", self._status)
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         watching = request.query.get("watch") == "1"
