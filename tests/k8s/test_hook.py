@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from images import HASH, IF10, IF12, NLB0, NLB3, aocx, boards_of_the_cases, gbs, image
 
 import fpgahal
@@ -147,6 +149,41 @@ def test_H4_a_broken_configuration_is_refused(config: Any, place: Place) -> None
     with pytest.raises(hook.HookError, match=r"config\.json"):
         hook.container(place.state(), emulated=False)
     assert place.run() != 0
+
+
+TEXT = st.text(max_size=8) | st.sampled_from(("A=b", "FPGA_AFU_1=", "/dev/x"))
+SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
+ANY = st.recursive(SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3))
+NEARLY = st.fixed_dictionaries(
+    {},
+    optional={
+        "process": ANY | st.fixed_dictionaries({"env": ANY | st.lists(TEXT | SCALAR, max_size=4)}),
+        "linux": ANY
+        | st.fixed_dictionaries(
+            {
+                "devices": st.lists(
+                    ANY | st.fixed_dictionaries({"path": TEXT | SCALAR}, optional={"major": SCALAR, "minor": SCALAR})
+                )
+            }
+        ),
+        "annotations": ANY | st.dictionaries(TEXT, TEXT),
+    },
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(config=ANY | NEARLY, annotations=ANY, emulated=st.booleans())
+def test_H4_any_configuration_is_understood_or_refused(
+    config: Any, annotations: Any, emulated: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    state = hook.state(json.dumps({"bundle": str(tmp_path), "annotations": annotations}).encode())
+    try:
+        found = hook.container(state, emulated=emulated)
+    except hook.HookError:
+        return
+    assert found.env
+    assert found.nodes or emulated
 
 
 @pytest.mark.parametrize(

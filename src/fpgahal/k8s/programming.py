@@ -11,15 +11,18 @@ import fpgahal
 from fpgahal import (
     AFUMismatchError,
     Bitstream,
+    DeviceBusyError,
     DeviceInfo,
     DeviceLostError,
     DeviceStateError,
     HealthStatus,
     ImageNotFoundError,
     ImageStore,
+    IncompatibleBitstreamError,
 )
 from fpgahal.k8s.names import AFU_DIGITS, canonical_id
 
+_RETRY_SECONDS = 0.02
 _HASH_DIGITS = 40  # an AOCX is named by its hash: on the board, all OpenCL images have the same AFU id
 
 
@@ -110,16 +113,28 @@ def ensure(
         )
     bitstream = store.load(image)
     bitstream.check_compatible(now)
-    with fpgahal.open(now, timeout=max(0.0, end - time.monotonic())) as dev:
-        try:
-            left = max(0.0, end - time.monotonic())
-            programmed = dev.program(bitstream, timeout=left, force=len(wanted) == _HASH_DIGITS)
-        except AFUMismatchError as error:
-            raise _wrong(now, dev.afu_id, bitstream) from error
+    if bitstream.emulated and not now.emulated:
+        raise IncompatibleBitstreamError(f"{bitstream.name} is for EMULATED boards only.  Nothing was written.")
+    programmed = _load(now, bitstream, end, always=len(wanted) == _HASH_DIGITS)
     actual = _again(info).afu_id
     if actual != bitstream.afu_id:
         raise _wrong(now, actual, bitstream)
     return Outcome(now.address, bitstream.afu_id.hex, programmed, image.sha256)
+
+
+def _load(info: DeviceInfo, bitstream: Bitstream, end: float, *, always: bool) -> bool:
+    """Program, and wait as long as somebody else has the slot, or a driver still works for somebody who gave up."""
+    while True:
+        try:
+            with fpgahal.open(info) as dev:
+                try:
+                    return dev.program(bitstream, timeout=max(0.0, end - time.monotonic()), force=always)
+                except AFUMismatchError as error:
+                    raise _wrong(info, dev.afu_id, bitstream) from error
+        except DeviceBusyError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(_RETRY_SECONDS)
 
 
 def _again(info: DeviceInfo) -> DeviceInfo:

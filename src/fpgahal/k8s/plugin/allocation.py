@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fpgahal import DeviceNotFoundError, DeviceStateError
+from fpgahal import DeviceStateError
 from fpgahal.k8s.plugin.cdi import needs_cdi, qualified_name, variable
 from fpgahal.k8s.plugin.unit import DeviceNode, Mount, Unit
 from fpgahal.k8s.schemes.settings import Settings
@@ -31,22 +31,6 @@ class Allocation:
     mounts: tuple[Mount, ...] = ()
     nodes: tuple[DeviceNode, ...] = ()
     cdi: tuple[str, ...] = ()
-
-
-def named(units: Mapping[str, Unit], ids: Iterable[str]) -> list[Unit]:
-    """Give the units with these ids.
-
-    Raises
-    ------
-    DeviceNotFoundError
-        There is no such unit (any more); the message names it.
-    """
-    found = []
-    for id in ids:
-        if id not in units:
-            raise DeviceNotFoundError(f"There is no device {id!r}; there are: {', '.join(units) or 'none'}.")
-        found.append(units[id])
-    return found
 
 
 def allocate(units: Sequence[Unit], settings: Settings) -> Allocation:

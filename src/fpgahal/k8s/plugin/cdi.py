@@ -12,12 +12,15 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from posixpath import basename
 from typing import Any
 
 from fpgahal import AccessError, DeviceInfo, FpgaError
-from fpgahal.k8s.names import CDI_KIND
+from fpgahal.k8s.names import CDI_KIND, INTEL_DOMAIN
 from fpgahal.k8s.plugin.unit import Unit
+from fpgahal.k8s.schemes.board import RACK
+from fpgahal.k8s.schemes.intel import ANNOTATION
 from fpgahal.k8s.schemes.settings import Settings
 
 FOLDER = "/var/run/cdi"
@@ -28,7 +31,12 @@ _MODE = 0o644
 
 def needs_cdi(unit: Unit, settings: Settings) -> bool:
     """Tell whether a container that gets this unit must get it as a CDI device, too."""
-    return bool(unit.slots) and (settings.cdi or (settings.mode == "region" and unit.programmed_by_pod))
+    return bool(unit.slots) and (settings.cdi or _orchestrated(unit))
+
+
+def _orchestrated(unit: Unit) -> bool:
+    """Tell whether containers must say what is to be loaded (Intel's mode region); elsewhere they may."""
+    return unit.programmed_by_pod and unit.resource.startswith(f"{INTEL_DOMAIN}/")
 
 
 def variable(info: DeviceInfo) -> str:
@@ -47,20 +55,22 @@ def qualified_name(unit: Unit) -> str:
     return f"{CDI_KIND}={device_name(unit)}"
 
 
-def spec(unit: Unit, hook: str = "") -> dict[str, Any]:
+def spec(unit: Unit, hook: str = "", options: Sequence[str] = ()) -> dict[str, Any]:
     """Make the CDI document of a unit.
 
     Parameters
     ----------
     unit : Unit
     hook : str
-        Path, on the node, of the program that looks at each container before it starts, and may refuse it.
+        Path, on the node, of `fpgahal-hook`, which looks at each container before it starts, and may refuse it.
+        Empty: none.
+    options : sequence of str
+        Of the hook, in front of those that say what it must look at.
     """
     name = device_name(unit)
     edits: dict[str, Any] = {"env": [f"{variable(info)}={info.address}" for info in unit.slots]}
-    rack = next((info.root for info in unit.slots if info.emulated), "")
-    if rack:
-        edits["env"].append(f"FPGAHAL_EMU_RACK={rack}")
+    if RACK in unit.env:
+        edits["env"].append(f"{RACK}={unit.env[RACK]}")
     if unit.nodes:
         edits["deviceNodes"] = [
             {"path": node.path, "permissions": node.permissions}
@@ -77,12 +87,29 @@ def spec(unit: Unit, hook: str = "") -> dict[str, Any]:
             for mount in unit.mounts
         ]
     if hook:
-        edits["hooks"] = [{"hookName": "createRuntime", "path": hook}]
+        args = [basename(hook), *options, *_subject(unit)]
+        edits["hooks"] = [{"hookName": "createRuntime", "path": hook, "args": args}]
     return {
         "cdiVersion": _version(name, unit),
         "kind": CDI_KIND,
         "devices": [{"name": name, "containerEdits": edits}],
     }
+
+
+def _subject(unit: Unit) -> list[str]:
+    """Give the hook's options that say which boards must run what.
+
+    Without ``--device`` it takes that from the container's variables, and refuses a container that has none.
+    """
+    args = []
+    if not _orchestrated(unit):
+        for info in unit.slots:
+            args += ["--device", f"{info.address}={unit.wanted}" if unit.wanted else info.address]
+    if ANNOTATION.items() <= unit.annotations.items():
+        args.append("--intel-annotation")
+    if RACK in unit.env:
+        args += ["--rack", unit.env[RACK]]
+    return args
 
 
 def _version(name: str, unit: Unit) -> str:
@@ -97,10 +124,13 @@ class CdiFolder:
     ----------
     path : str
         Made if it is not there.
+    hook_options : sequence of str
+        Of the hook, for all devices: ``("--program",)``.
     """
 
-    def __init__(self, path: str = FOLDER) -> None:
+    def __init__(self, path: str = FOLDER, hook_options: Sequence[str] = ()) -> None:
         self.path = path
+        self._hook_options = tuple(hook_options)
 
     def write(self, unit: Unit, hook_path: str = "") -> str:
         """Make sure that a unit's file is there and up to date.
@@ -115,7 +145,7 @@ class CdiFolder:
         AccessError, FpgaError
             It can't be written: then no container may be told that name, for it would run without the hook.
         """
-        text = json.dumps(spec(unit, hook_path), indent=2) + "\n"
+        text = json.dumps(spec(unit, hook_path, self._hook_options), indent=2) + "\n"
         name = _file_name(unit)
         try:
             if not self._holds(name, text):

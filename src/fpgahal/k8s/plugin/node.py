@@ -53,6 +53,7 @@ class Node:
         Whether another instance serves this kubelet: then this one waits.
     turns : int
         How many scans ended.
+    closing : bool
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Node:
         self.inventory = Inventory()
         self.standby = False
         self.turns = 0
+        self.closing = False
         metrics.inventory = lambda: self.inventory
         metrics.streams = lambda: {name: one.server.streams for name, one in self._offered.items()}
 
@@ -102,6 +104,7 @@ class Node:
 
     async def close(self, grace: float = GRACE_SECONDS) -> None:
         """Stop all servers and remove their sockets; calls under way get `grace` seconds."""
+        self.closing = True
         await asyncio.gather(*(self._withdraw(resource, grace=grace) for resource in list(self._offered)))
         self._lock.release()
 
@@ -130,16 +133,17 @@ class Node:
         begin = time.perf_counter()
         seen, why = await self._scan()
         now = time.monotonic()
+        wanted: Inventory | None = None
         if seen is not None:
             self._failing_since = None
             self._presence = after(self._presence, seen, now, self._grace_seconds)
             wanted = self._presence.inventory
         else:
             log.warning("The boards can't be looked at: %s", why)
-            self._failing_since = self._failing_since or now
+            self._failing_since = now if self._failing_since is None else self._failing_since
             # One failed scan says nothing of any board; when they go on failing, nobody knows how the boards are.
-            lasting = now - self._failing_since >= 3 * self._scan_seconds
-            wanted = unseen(self._presence, f"the boards can't be looked at: {why}").inventory if lasting else None
+            if now - self._failing_since >= 3 * self._scan_seconds:
+                wanted = unseen(self._presence, f"the boards can't be looked at: {why}").inventory
         self._metrics.scanned("ok" if seen is not None else "failed", time.perf_counter() - begin)
         if wanted is not None:
             await self._apply(await self._publish(wanted))

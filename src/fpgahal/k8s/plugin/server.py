@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, TypeVar
 
 import grpc
 
@@ -27,6 +27,8 @@ PREFIX = "fpgahal-"  # of the names of our sockets
 PRESTART_SECONDS = 30.0  # kubelet's deadline
 MARGIN_SECONDS = 0.5  # left for the answer
 GRACE_SECONDS = 1.0  # for calls under way when a server stops; who is being programmed gets more
+
+T = TypeVar("T")
 
 SERVICE = pb.DESCRIPTOR.services_by_name["DevicePlugin"]
 
@@ -93,7 +95,7 @@ class ResourceServer:
         self._list = pb.ListAndWatchResponse()
         self._news = asyncio.Event()  # replaced by each news
         self._server: grpc.aio.Server | None = None
-        self._file = _ABSENT  # device and inode of our socket
+        self._file = _ABSENT  # our socket: inode and ctime, because another file may get our inode
         self._closing = False
 
     @property
@@ -151,8 +153,8 @@ class ResourceServer:
         await server.start()
         try:
             os.chmod(aside, 0o600)
-            self._file = _identity(aside)
             os.rename(aside, self.path)
+            self._file = _identity(self.path)
         except OSError:
             await server.stop(None)
             raise
@@ -178,12 +180,12 @@ class ResourceServer:
         server, self._server = self._server, None
         if gone:
             self.update({})
-        self._closing = True
-        self._wake()
-        await server.stop(grace)
         if self.present:
             with suppress(OSError):
                 self.path.unlink()
+        self._closing = True
+        self._wake()
+        await server.stop(grace)
 
     # --- kubelet's calls ----------------------------------------------------------------------------------------
 
@@ -262,7 +264,7 @@ class ResourceServer:
 
         return await self._answer("prestart", context, prepare)
 
-    async def _answer(self, method: str, context: Any, work: Callable[[], Awaitable[Any]]) -> Any:
+    async def _answer(self, method: str, context: Any, work: Callable[[], Awaitable[T]]) -> T:
         """Run a call; what it raises becomes a gRPC error, whose text kubelet writes into the pod's events."""
         begin = time.perf_counter()
         code, text = grpc.StatusCode.OK, ""
@@ -279,7 +281,8 @@ class ResourceServer:
             result = "ok" if code is grpc.StatusCode.OK else code.name
             self._metrics.called(method, self.resource, result, time.perf_counter() - begin)
         log.warning("%s refused: %s", method, text, extra={"resource": self.resource})
-        return await _abort(context, code, text)
+        await context.abort(code, text)
+        raise AssertionError("abort raises")
 
     def _named(self, ids: Iterable[str]) -> list[Unit]:
         found = []
@@ -338,17 +341,12 @@ def code_of(error: FpgaError) -> grpc.StatusCode:
     return grpc.StatusCode.FAILED_PRECONDITION
 
 
-async def _abort(context: Any, code: grpc.StatusCode, text: str) -> NoReturn:
-    await context.abort(code, text)
-    raise AssertionError("abort raises")
-
-
 def _identity(path: Path) -> tuple[int, int]:
     try:
         found = path.lstat()
     except OSError:
         return _ABSENT
-    return found.st_dev, found.st_ino
+    return found.st_ino, found.st_ctime_ns
 
 
 def _answers(path: Path) -> bool:

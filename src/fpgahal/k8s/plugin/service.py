@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -56,14 +56,8 @@ class Service:
         self._opened = asyncio.Event()  # `_api` is what it will be
         self._tasks: list[asyncio.Task[Any]] = []
 
-    async def run(self, started: Callable[[int], None] | None = None) -> None:
-        """Serve until SIGTERM or SIGINT; a second one does not wait for boards that are being programmed.
-
-        Parameters
-        ----------
-        started : callable, optional
-            Called with the status server's port as soon as it listens.
-        """
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; a second one does not wait for boards that are being programmed."""
         stop, stop_now = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -73,18 +67,18 @@ class Service:
             if follows_mode:
                 await self._follow_mode(stack)
             node = self._begin(self.node.run())
-            self._begin(self._rest(stack, started, api=not follows_mode))
+            self._begin(self._rest(stack, api=not follows_mode))
             stopped = self._begin(stop.wait())
             await asyncio.wait([node, stopped], return_when=asyncio.FIRST_COMPLETED)
             log.info("Stopping")
             for task in self._tasks:
                 task.cancel()
             results = await asyncio.gather(*self._tasks, return_exceptions=True)
-            closing = asyncio.create_task(self.node.close(STOP_SECONDS))
-            hurry = asyncio.create_task(stop_now.wait())
-            await asyncio.wait([closing, hurry], return_when=asyncio.FIRST_COMPLETED)
-            hurry.cancel()
-            await self.node.close(0.0)
+            ends = [asyncio.create_task(self.node.close(STOP_SECONDS)), asyncio.create_task(stop_now.wait())]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for task in ends:
+                task.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
             for result in results:
                 if isinstance(result, Exception):
                     raise result
@@ -134,16 +128,21 @@ class Service:
         self.boards.settings = replace(self.boards.settings, mode=mode)
         self.node.wake()
 
-    async def _rest(self, stack: AsyncExitStack, started: Callable[[int], None] | None, *, api: bool) -> None:
+    async def _rest(self, stack: AsyncExitStack, *, api: bool) -> None:
         end = time.monotonic() + STATUS_SECONDS
         while (not self.node.turns or self.node.unregistered()) and time.monotonic() < end:
             await asyncio.sleep(0.01)
         if api:
             await self._open_api(stack)
-        if self.config.prestart:
-            await _imported("fpgahal.k8s.plugin.prestart")
-        if self.config.status_port < 0:
-            return
+        try:
+            if self.config.status_port >= 0:
+                await self._serve_status(stack)
+            if self.config.prestart:  # so that the first container does not wait for it
+                await _imported("fpgahal.k8s.plugin.prestart")
+        except Exception as error:  # boards are offered all the same
+            log.error("No status server, or no programming: %s: %s", type(error).__name__, error)
+
+    async def _serve_status(self, stack: AsyncExitStack) -> None:
         status = await _imported("fpgahal.k8s.plugin.status")
         web = await _imported("aiohttp.web")
         app = status.Status(self.node, self.metrics, self.config.scan_seconds).app()
@@ -151,10 +150,7 @@ class Service:
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, self.config.status_host, self.config.status_port).start()
-        port = runner.addresses[0][1]
-        log.info("Serving", extra={"status_port": port})
-        if started is not None:
-            started(port)
+        log.info("Serving", extra={"status_port": runner.addresses[0][1]})
 
     async def _prepare(self, units: Sequence[Unit], seconds: float) -> None:
         """Program and verify: what `prestart` does, with what this plugin has of store and API server."""

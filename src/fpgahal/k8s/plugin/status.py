@@ -26,7 +26,6 @@ class Status:
         self._node, self._metrics = node, metrics
         self._longest = 3 * (turn_seconds + SCAN_SECONDS)
         self._turns = (-1, time.monotonic())  # and when that number was first seen
-        self.stopping = False
 
     def app(self) -> web.Application:
         """Give the application."""
@@ -45,7 +44,7 @@ class Status:
         return web.Response(text="ok\n")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        if self.stopping:
+        if self._node.closing:
             return _no("stopping")
         if self._node.standby:  # ready to take over: a rolling update waits for this before it ends the old instance
             return web.Response(text="ok: standby\n")
