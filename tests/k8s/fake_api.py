@@ -151,7 +151,10 @@ class FakeApi:
         self.requests.append(("GET", request.path_qs))
         if status := self.refuse.get(plural):
             return _error(status)
-        return web.json_response({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": self.lists[plural]})
+        begin, size = int(request.query.get("continue", "0=").rstrip("=")), int(request.query["limit"])
+        more = {"continue": f"{begin + size}="} if begin + size < len(self.lists[plural]) else {}
+        items = self.lists[plural][begin : begin + size]
+        return web.json_response({"kind": "List", "metadata": {"resourceVersion": "1", **more}, "items": items})
 
     async def _watch(self, request: web.Request, plural: str, version: int) -> web.StreamResponse:
         self.told_gone += version < self.compacted

@@ -8,19 +8,24 @@ import logging
 import os
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
 from fpgahal.k8s import catalogue
 from fpgahal.k8s.api import Api, ApiError
-from fpgahal.k8s.capacity import free_boards
+from fpgahal.k8s.capacity import free_boards, pod_boards
 from fpgahal.k8s.planner import Offer, Plan
 from fpgahal.k8s.webhook.accelerators import Cluster
 from fpgahal.k8s.webhook.table import Table
 
 LOOK_TIMEOUT = 3.0  # seconds; the API server waits ten for a review
+PAGE = 250  # objects
+UNFINISHED = "status.phase!%3DSucceeded,status.phase!%3DFailed"
 
 log = logging.getLogger(__name__)
 
@@ -91,10 +96,10 @@ class Boards:
         boards = {image.board for image in self._catalogue.images}
         try:
             async with asyncio.timeout(LOOK_TIMEOUT):
-                nodes, pods = await asyncio.gather(
-                    self._api.get("/api/v1/nodes?resourceVersion=0"),  # from the API server's memory, not from etcd
-                    self._api.get("/api/v1/pods?resourceVersion=0"),
-                )
+                there = [node async for node in self._items("nodes", "")]
+                running = [
+                    pod async for pod in self._items("pods", f"&fieldSelector={UNFINISHED}") if pod_boards(pod, boards)
+                ]
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             log.warning(
                 "Nodes and pods can't be seen, so boards are chosen by the catalogue alone: %s",
@@ -102,8 +107,19 @@ class Boards:
                 extra={"hint": "The service account needs list on nodes and pods, or --look-seconds 0."},
             )
             return Cluster(groups=groups)
-        there, running = nodes.get("items") or [], pods.get("items") or []
         return Cluster(tuple(free_boards(there, running, boards)), tuple(free_boards(there, [], boards)), groups)
+
+    async def _items(self, plural: str, query: str) -> AsyncIterator[dict[str, Any]]:
+        """Read a list page by page: that of a large cluster's pods would not fit into this process's memory limit."""
+        more = ""
+        while True:
+            page = await self._api.get(f"/api/v1/{plural}?limit={PAGE}{query}{more}")
+            for item in page.get("items") or []:
+                yield item
+            token = (page.get("metadata") or {}).get("continue")
+            if not token:
+                return
+            more = f"&continue={quote(token, safe='')}"
 
 
 def _less(offer: Offer, plan: Plan) -> Offer:
