@@ -23,7 +23,6 @@ import fpgahal
 from fpgahal import AccessError, AFUMismatchError, DeviceBusyError, DeviceLostError, ImageStore
 from fpgahal.k8s import rpc
 from fpgahal.k8s.api import Api, ApiError
-from fpgahal.k8s.catalogue import Catalogue
 from fpgahal.k8s.dra.cdi import ClaimFiles, spec
 from fpgahal.k8s.dra.checkpoint import COMPLETED, STARTED, Checkpoint, CheckpointError, Claim, Prepared
 from fpgahal.k8s.dra.claims import ClaimError
@@ -36,6 +35,10 @@ from fpgahal.k8s.proto import pluginregistration_pb2 as registration_pb
 
 NLB0, NLB3 = "d8424dc4a4a3c413f89e433683f9040b", "f7df405cbd7acf7222f144b0b93acd18"
 BOARD, OTHER = "0000-3b-00-0-0", "0000-3c-00-0-0"
+NLB3_CATALOGUE = (
+    f'[images.nlb3]\nboard = "fpgahal.dev/pac-a10"\naccelerators = {{ nlb3 = 1 }}\nafu_id = "{NLB3}"\n'
+    'namespaces = ["*"]\n'
+)
 IMAGES = (
     Image("nlb3", "fpgahal.dev/pac-a10", {"nlb3": 4}, "", NLB3, ("*",)),
     Image("secret", "fpgahal.dev/pac-a10", {"secret": 1}, "", "0" * 32, ("team-a",)),
@@ -481,7 +484,8 @@ def test_programs_an_emulated_board(tmp_path: Path) -> None:
         store = ImageStore(tmp_path / "store")
         board = fpgahal.emu.boards()["pac-a10"]
         store.add(fpgahal.emu.build_image("nlb3", board), namespaces=["default"])
-        service = Service(Config("n1", Catalogue(IMAGES), store=tmp_path / "store"))
+        (tmp_path / "catalogue.toml").write_text(NLB3_CATALOGUE)
+        service = Service(Config("n1", tmp_path / "catalogue.toml", store=tmp_path / "store"))
         (device,) = [one for one in service.scan() if one.image is not None and one.image.name == "nlb3"]
         with pytest.raises(AccessError):
             service.program(device, "team-b", 10, program=True)
@@ -504,22 +508,21 @@ def test_the_command(tmp_path: Path, rack: Path) -> None:
     """`fpgahal-dra` from registration to SIGTERM: a claim is prepared, and its board runs the image."""
     store = ImageStore(tmp_path / "store")
     store.add(fpgahal.emu.build_image("nlb3", fpgahal.emu.boards()["pac-a10"]))
-    (tmp_path / "catalogue.toml").write_text(
-        f'[images.nlb3]\nboard = "fpgahal.dev/pac-a10"\naccelerators = {{ nlb3 = 1 }}\nafu_id = "{NLB3}"\n'
-        'namespaces = ["*"]\n'
-    )
+    catalogue = tmp_path / "catalogue.toml"
+    catalogue.write_text(NLB3_CATALOGUE)
     config = Config("n1", kubelet_dir=tmp_path / "kubelet")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("KUBERNETES_", "POD_UID"))}
     with FakeCluster() as cluster:
         cluster.claim("c", f"{BOARD}-nlb3")
         options = {
             "node-name": "n1",
-            "catalogue": tmp_path / "catalogue.toml",
+            "catalogue": catalogue,
             "store": tmp_path / "store",
             "kubelet-dir": tmp_path / "kubelet",
             "cdi-dir": tmp_path / "cdi",
             "api-server": cluster.url,
             "rack": rack,
+            "scan-seconds": 0.1,
         }
         command = [sys.executable, "-m", "fpgahal.k8s.dra", *(f"--{name}={value}" for name, value in options.items())]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
@@ -535,6 +538,8 @@ def test_the_command(tmp_path: Path, rack: Path) -> None:
                 assert (tmp_path / "cdi" / "fpgahal.dev-claim-uid-c.json").exists()
                 loaded = {one.address: one.afu_id.hex for one in fpgahal.devices(str(rack)) if one.afu_id}
                 assert loaded == {"0000:3b:00.0/0": NLB3, "0000:3c:00.0/0": NLB0}
+                catalogue.write_text(NLB3_CATALOGUE.replace("images.nlb3", "images.other"))
+                wait(lambda: f"{OTHER}-other" in str(cluster.slices))
             finally:
                 process.send_signal(signal.SIGTERM)
                 _, err = process.communicate(timeout=30)
