@@ -16,7 +16,7 @@ from fpgahal.cli.output import Output
 from fpgahal.k8s import catalogue
 
 EPILOG = """\
-Needs get on its node and on resourceclaims, and get, list, watch, create, update and delete on resourceslices.
+Needs get on its node and on resourceclaims, and list, watch, create, update and delete on resourceslices.
 Logs are JSON lines on standard error."""
 
 
@@ -61,9 +61,8 @@ def serve(args: argparse.Namespace, out: Output) -> int:
         raise UsageError("Which node this is, is not known.", hint="Set NODE_NAME, or give --node-name.")
     if args.rack:
         os.environ["FPGAHAL_EMU_RACK"] = args.rack
-    known = catalogue.load(args.catalogue) if args.catalogue is not None else catalogue.Catalogue()
     if args.once:
-        return _once(args.node_name, known, out)
+        return _once(args.node_name, args.catalogue, out)
     try:
         from fpgahal.k8s.api import Api
         from fpgahal.k8s.dra.service import Config, Service
@@ -74,11 +73,9 @@ def serve(args: argparse.Namespace, out: Output) -> int:
         ) from None
     if args.api_server is not None and not args.api_server.startswith(("http://", "https://")):
         raise UsageError(f"--api-server {args.api_server!r} is no URL.", hint="Try --api-server http://127.0.0.1:8001.")
-    log_json()
-    api = Api.of_pod() if args.api_server is None else Api(args.api_server)
     config = Config(
         args.node_name,
-        known,
+        args.catalogue,
         args.store,
         not args.no_program,
         args.kubelet_dir,
@@ -86,15 +83,17 @@ def serve(args: argparse.Namespace, out: Output) -> int:
         args.scan_seconds,
         os.environ.get("POD_UID", ""),
     )
-    asyncio.run(Service(config).run(api))
+    service = Service(config)
+    log_json()
+    asyncio.run(service.run(Api.of_pod() if args.api_server is None else Api(args.api_server)))
     return OK
 
 
-def _once(node: str, known: catalogue.Catalogue, out: Output) -> int:
+def _once(node: str, path: Path | None, out: Output) -> int:
     from fpgahal.k8s.dra.devices import devices
     from fpgahal.k8s.dra.slices import specs
 
-    found = devices(fpgahal.devices(), known.images)
+    found = devices(fpgahal.devices(), catalogue.load(path).images if path is not None else ())
 
     def text() -> None:
         out.table(

@@ -181,9 +181,10 @@ class Driver:
 
     def _finish(self, wanted: Claim, chosen: Sequence[Device]) -> tuple[Prepared, ...]:
         """Hold the boards, program them, and write down that they are ready; or let go of them again."""
+        written = self._files.there(wanted.uid)
         with self._checkpoint.changing() as claims:
             if claims.get(wanted.uid) == replace(wanted, state=COMPLETED):
-                if not self._files.there(wanted.uid):
+                if not written:
                     self._files.write(wanted.uid, chosen)
                 return wanted.devices
             others = [claim for uid, claim in claims.items() if uid != wanted.uid]

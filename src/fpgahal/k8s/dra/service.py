@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import fpgahal
 from fpgahal import ArgumentRangeError, FpgaError, ImageStore
 from fpgahal.k8s import programming, rpc
 from fpgahal.k8s.api import Api
-from fpgahal.k8s.catalogue import Catalogue
+from fpgahal.k8s.catalogue import CatalogueFile
 from fpgahal.k8s.dra import DRIVER
 from fpgahal.k8s.dra.cdi import ClaimFiles
 from fpgahal.k8s.dra.checkpoint import BOOT_ID, Checkpoint
@@ -30,7 +31,7 @@ from fpgahal.k8s.proto import pluginregistration_pb2 as registration_pb
 
 REGISTRATION = registration_pb.DESCRIPTOR.services_by_name["Registration"]
 VERSIONS = ("v1.DRAPlugin",)
-CLEAN_UP_SECONDS = 60.0
+CLEAN_UP_SECONDS = LABEL_SECONDS = 60.0
 STOP_SECONDS = 25.0  # for a board that is being programmed; kubelet gives a pod 30 s
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Config:
     ----------
     node : str
         This node's name.
-    catalogue : Catalogue
+    catalogue : Path or None
         Images that boards may be programmed with.
     store : Path
         Where their files are; a folder that is not there is none, and then images must be loaded already.
@@ -58,7 +59,7 @@ class Config:
     """
 
     node: str
-    catalogue: Catalogue = Catalogue()  # noqa: RUF009 - frozen
+    catalogue: Path | None = None
     store: Path = Path("/srv/intel.com/fpga")
     program: bool = True
     kubelet_dir: Path = Path("/var/lib/kubelet")
@@ -109,15 +110,23 @@ class Registration:
 
 
 class Service:
-    """One run of the driver."""
+    """One run of the driver.
+
+    Raises
+    ------
+    CatalogueError
+        The catalogue can't be used.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._images = CatalogueFile(config.catalogue) if config.catalogue is not None else None
         self.labels: dict[str, str] = {}  # of the node
 
     def scan(self) -> list[Device]:
         """Give the devices as they are now."""
-        return devices(fpgahal.devices(), self.config.catalogue.images, self.labels)
+        images = self._images.catalogue.images if self._images is not None else ()
+        return devices(fpgahal.devices(), images, self.labels)
 
     def program(self, device: Device, namespace: str, timeout: float, *, program: bool) -> None:
         """Make a board run its image, or raise."""
@@ -189,12 +198,17 @@ class Service:
 
     async def _watch_boards(self, api: Api, publisher: Publisher) -> None:
         """Offer what is there, again and again: sysfs is read, no board is opened."""
+        asked = -LABEL_SECONDS
         while True:
             try:
-                if not self.labels:
+                if time.monotonic() - asked >= LABEL_SECONDS:
                     node = await api.get(f"/api/v1/nodes/{self.config.node}")
                     self.labels = dict((node.get("metadata") or {}).get("labels") or {})
+                    asked = time.monotonic()
                 publisher.offer(await asyncio.to_thread(self.scan))
+                if self._images is not None and await asyncio.to_thread(self._images.refresh):
+                    log.info("The catalogue was taken", extra={"images": len(self._images.catalogue.images)})
+                    continue
             except FAILURES as error:
                 log.warning("The boards can't be offered: %s", str(error) or type(error).__name__)
             await asyncio.sleep(self.config.scan_seconds)
