@@ -68,7 +68,13 @@ CHOICES: dict[str, Any] = {
         "intelNames": "2018",
         "plugin": {
             "schemes": ["bcom-counter", "intel", "xilinx", "inaccel", "bcom", "own"],
-            "options": {"intel-annotation": True, "xilinx-legacy": True, "bcom-units": 4, "scan-seconds": 0.5},
+            "options": {
+                "intel-annotation": True,
+                "xilinx-legacy": True,
+                "bcom-units": 4,
+                "scan-seconds": 0.5,
+                "cdi": False,
+            },
         },
     },
     "elsewhere": {
@@ -305,6 +311,7 @@ def test_who_programs() -> None:
     config, container = of("hook")
     assert not config.prestart, "it would refuse what the hook has yet to load"
     assert "--program" in hook_options(config)
+    assert config.cdi, "a container without CDI device would start unseen"
     config, container = of("prestart")
     assert (config.prestart, config.program) == (True, True)
     assert "--program" not in hook_options(config)
