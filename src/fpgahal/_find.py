@@ -48,11 +48,27 @@ def devices(root: str = "/") -> list[DeviceInfo]:
     DeviceNotFoundError
         A device that a variable names is not there; the message lists those that are.
     """
+    return _visible(_sysfs.scan(_machine(root)))
+
+
+def kernel_drivers(root: str = "/") -> list[str]:
+    """List which of the boards' Linux drivers are loaded: ``"dfl"``, ``"intel-fpga"``, ``"xocl"``.
+
+    Parameters
+    ----------
+    root : str
+        Folder that stands for ``/``; an active emulated rack stands for it, too, as in :func:`devices`.
+    """
+    return _sysfs.kernel_drivers(_machine(root))
+
+
+def _machine(root: str) -> str:
+    """Give the folder to look at: an active rack takes the place of the machine."""
     if root == "/" and _may_be_emulated():
         from fpgahal import emu
 
-        root = emu.active() or root
-    return _visible(_sysfs.scan(root))
+        return emu.active() or root
+    return root
 
 
 def _may_be_emulated() -> bool:
@@ -243,4 +259,4 @@ def _full_bdf(text: str) -> str:
     return text if text.count(":") == 2 else f"0000:{text}"
 
 
-__all__ = ["devices", "find", "open"]
+__all__ = ["devices", "find", "kernel_drivers", "open"]

@@ -46,15 +46,6 @@ def test_failures_to_publish_are_told_by_unit(tmp_path: Path) -> None:
         assert all("can't be written" in why for why in failures.values())
 
 
-def test_a_machine_without_boards_names_the_drivers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(fpgahal, "devices", list)
-    monkeypatch.setattr(fpgahal, "kernel_drivers", lambda: ["xocl"])
-    found = Boards(Settings(schemes=("intel", "xilinx")), CdiFolder(str(tmp_path))).scan()
-    assert [skip.reason for skip in found.skipped] == [
-        "scheme intel: kernel driver not loaded; expected dfl or intel-fpga"
-    ]
-
-
 def test_who_has_the_hook(tmp_path: Path) -> None:
     with fpgahal.emu.rack("pac-a10"):
         for mode, hook, expected in (("region", "/hook", True), ("region", "", False), ("af", "/hook", False)):

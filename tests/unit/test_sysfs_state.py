@@ -139,6 +139,8 @@ def test_kernel_drivers(tmp_path: Path) -> None:
         (root / folder).mkdir()
         assert kernel_drivers(root)[-1] == name
     assert fpgahal.kernel_drivers(str(root)) == ["dfl", "intel-fpga", "xocl"]
+    with fpgahal.emu.rack("n3000"):
+        assert fpgahal.kernel_drivers() == ["dfl"]
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
