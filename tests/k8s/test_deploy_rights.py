@@ -245,6 +245,7 @@ def test_a_pod_gets_its_function_from_a_plugin_with_the_manifests_rights(tmp_pat
     account = container.pod["serviceAccountName"]
     assert {re.sub(r"\?.*", "", path) for _, path in api.requests} == {
         "/api/v1/nodes",
+        "/api/v1/pods",
         "/api/v1/namespaces/team-a/pods/demo",
         "/api/v1/namespaces/team-b/pods/demo",
     }
