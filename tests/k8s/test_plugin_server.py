@@ -66,6 +66,21 @@ def test_D6_allocate_of_an_unknown_id_names_it(tmp_path: Path) -> None:
     served(tmp_path, FakeWork(unit(1)), test)
 
 
+def test_D6_a_long_reason_still_arrives(tmp_path: Path) -> None:
+    """An error's text is a header: one that is too long would take the place of the reason."""
+
+    async def test(server: ResourceServer) -> None:
+        with pytest.raises(grpc.aio.AioRpcError, match=r"no device 'x'; it has: .* and 248 more\.") as caught:
+            await ask(server, "Allocate", allocate("x"))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        with pytest.raises(grpc.aio.AioRpcError, match="can't be used now: on fire, on fire") as caught:
+            await ask(server, "Allocate", allocate("0000:00:00.0"))
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+    units = [unit(number, reason="on fire, " * 2000) for number in range(256)]
+    served(tmp_path, FakeWork(*units), test)
+
+
 def test_D6_allocate_of_an_unhealthy_id_says_why(tmp_path: Path) -> None:
     async def test(server: ResourceServer) -> None:
         with pytest.raises(grpc.aio.AioRpcError, match=r"0000:01:00\.0 can't be used now: on fire") as caught:

@@ -26,6 +26,8 @@ from fpgahal.k8s.proto import deviceplugin_pb2 as pb
 PREFIX = "fpgahal-"  # of the names of our sockets
 PRESTART_SECONDS = 30.0  # kubelet's deadline
 MARGIN_SECONDS = 0.5  # left for the answer
+LONGEST_TEXT = 2000  # characters of an error: it travels in a header, of which gRPC allows 8 KiB
+SHOWN_IDS = 8
 GRACE_SECONDS = 1.0  # for calls under way when a server stops; who is being programmed gets more
 
 T = TypeVar("T")
@@ -281,14 +283,15 @@ class ResourceServer:
             result = "ok" if code is grpc.StatusCode.OK else code.name
             self._metrics.called(method, self.resource, result, time.perf_counter() - begin)
         log.warning("%s refused: %s", method, text, extra={"resource": self.resource})
-        await context.abort(code, text)
+        await context.abort(code, text[:LONGEST_TEXT])
         raise AssertionError("abort raises")
 
     def _named(self, ids: Iterable[str]) -> list[Unit]:
         found = []
         for id in ids:
             if id not in self._units:
-                known = ", ".join(self._units) or "none"
+                known = ", ".join([*self._units][:SHOWN_IDS]) or "none"
+                known += f" and {len(self._units) - SHOWN_IDS} more" if len(self._units) > SHOWN_IDS else ""
                 raise DeviceNotFoundError(f"{self.resource} has no device {id!r}; it has: {known}.")
             found.append(self._units[id])
         return found
