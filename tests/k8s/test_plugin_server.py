@@ -77,7 +77,7 @@ def test_D6_a_long_reason_still_arrives(tmp_path: Path) -> None:
             await ask(server, "Allocate", allocate("0000:00:00.0"))
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
-    units = [unit(number, reason="on fire, " * 2000) for number in range(256)]
+    units = [unit(0, reason="on fire, " * 2000), *(unit(number) for number in range(1, 256))]
     served(tmp_path, FakeWork(*units), test)
 
 

@@ -282,8 +282,9 @@ class ResourceServer:
         finally:
             result = "ok" if code is grpc.StatusCode.OK else code.name
             self._metrics.called(method, self.resource, result, time.perf_counter() - begin)
+        text = text[:LONGEST_TEXT]
         log.warning("%s refused: %s", method, text, extra={"resource": self.resource})
-        await context.abort(code, text[:LONGEST_TEXT])
+        await context.abort(code, text)
         raise AssertionError("abort raises")
 
     def _named(self, ids: Iterable[str]) -> list[Unit]:
