@@ -406,8 +406,7 @@ def test_many_events_are_one_scan(kubelet: FakeKubelet) -> None:
     with offering(kubelet, work) as plugin:
         kubelet.wait_devices(U250, ONE)
         before = work.scans
-        for _ in range(20):
-            plugin.call(plugin.node.wake)
+        plugin.call(lambda: [plugin.node.wake() for _ in range(20)])
         until(lambda: work.scans == before + 1)
         plugin.look()
         assert work.scans == before + 2
