@@ -304,6 +304,23 @@ def test_boards_follow_the_cluster_and_the_file(tmp_path: Path) -> None:
         asyncio.run(scenario(fake))
 
 
+def test_large_lists_come_in_pages(tmp_path: Path) -> None:
+    async def scenario(fake: FakeApi) -> None:
+        async with Api(fake.url) as api:
+            found = await Boards(api, Table(), catalogue_file(tmp_path), look_seconds=1000).cluster()
+            assert [(offer.name, dict(offer.boards)) for offer in found.free] == [("last", {U250: 1})]
+            assert len(found.nodes) == 301
+            assert fake.asked("GET", "/api/v1/nodes") == 2
+
+    with FakeApi() as fake:
+        rack = [node(f"n{n}", {U250: "1"}) for n in range(300)]
+        fake.lists = {
+            "nodes": [*rack, node("last", {U250: "1"})],
+            "pods": [running({U250: "1"}, f"n{n}") for n in range(300)],
+        }
+        asyncio.run(scenario(fake))
+
+
 def test_several_reviews_make_one_look(tmp_path: Path) -> None:
     async def scenario(fake: FakeApi) -> None:
         async with Api(fake.url) as api:

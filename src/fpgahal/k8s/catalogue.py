@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tomllib
 from collections import Counter
@@ -64,6 +65,40 @@ class Catalogue:
     def permitted(self, namespace: str) -> tuple[Image, ...]:
         """Give the images that pods of a namespace may have."""
         return tuple(image for image in self.images if image.permitted(namespace))
+
+
+class CatalogueFile:
+    """A catalogue whose file may be exchanged, as a mounted ConfigMap's is.
+
+    Attributes
+    ----------
+    catalogue : Catalogue
+        As it was when it could last be used.
+
+    Raises
+    ------
+    CatalogueError
+        It can't be used at first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._stamp = path, _stamp(path)
+        self.catalogue = load(path)
+
+    def refresh(self) -> bool:
+        """Read the file if it is another one; tell whether it was.
+
+        Raises
+        ------
+        CatalogueError
+            It can't be used: the former one stays.  This is said once for each exchange.
+        """
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        self.catalogue = load(self._path)
+        return True
 
 
 def load(path: str | Path) -> Catalogue:
@@ -230,6 +265,14 @@ def _slug(text: str) -> str:
     """Make a DNS label; what is too long ends in a hash instead."""
     found = re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
     return found if len(found) <= 40 else f"{found[:31].rstrip('-')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 # --- fields -------------------------------------------------------------------------------------------------------
