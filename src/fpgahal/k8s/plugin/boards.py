@@ -14,6 +14,7 @@ from fpgahal.k8s.plugin.cdi import CdiFolder, needs_cdi
 from fpgahal.k8s.plugin.unit import Inventory, Skipped, Unit
 from fpgahal.k8s.schemes.settings import Settings
 
+
 def look(settings: Settings) -> Inventory:
     """List what this machine offers now; where it has no board, what is skipped says which drivers are missing."""
     infos = fpgahal.devices()

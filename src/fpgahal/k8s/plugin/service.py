@@ -43,7 +43,9 @@ class Service:
         self.config = config
         self.metrics = Metrics()
         prepare = self._prepare if config.prestart else None
-        cdi = CdiFolder(str(config.cdi_dir), ("--store", str(config.store)))  # the hook asks the same allow-lists
+        # The hook has no configuration of its own; it asks the same allow-lists.
+        hook_options = [f"--store={config.store}", *(["--program"] if config.program else [])]
+        cdi = CdiFolder(str(config.cdi_dir), hook_options)
         self.boards = Boards(config.settings(), cdi, config.hook, prepare, self._wish)
         self.node = Node(
             Kubelet(config.kubelet_dir),
