@@ -162,6 +162,11 @@ def test_no_link_is_followed(tmp_path: Path, pair: list[Unit]) -> None:
     folder.write(pair[0], HOOK)
     assert target.read_text() == "kept"
     assert not file.is_symlink()
+    file.rename(target)  # its own text, but where others may write
+    target.chmod(0o644)
+    file.symlink_to(target)
+    folder.write(pair[0], HOOK)
+    assert not file.is_symlink()
 
 
 def test_files_of_others_stay(tmp_path: Path, pair: list[Unit]) -> None:
@@ -213,7 +218,11 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, pair: list[Unit], monk
 def test_a_reader_never_sees_half_a_file(tmp_path: Path, pair: list[Unit], monkeypatch: pytest.MonkeyPatch) -> None:
     """It appears under its name when it is whole, and on the disk."""
     seen: list[str] = []
-    rename = os.rename
+    rename, fsync = os.rename, os.fsync
+
+    def spy_sync(fd: int) -> None:
+        fsync(fd)
+        seen.append("synced")
 
     def spy(source: str, target: str) -> None:
         seen.append(Path(source).read_text())
@@ -222,6 +231,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path, pair: list[Unit], monke
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", spy)
+    monkeypatch.setattr(os, "fsync", spy_sync)
     CdiFolder(str(tmp_path / "cdi")).write(pair[0], HOOK)
     (file,) = (tmp_path / "cdi").iterdir()
-    assert seen == [file.read_text()]
+    assert seen == ["synced", file.read_text()]

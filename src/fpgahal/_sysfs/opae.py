@@ -99,7 +99,7 @@ def _slots(tree: Tree, layout: Layout, functions: dict[str, Function], function:
     manager = functions.get(function.physical) if function.physical else function
     common = pci.Verdict()
     ids = pci.ids(function.folder, common)
-    pci.judge_bus(function.folder, bool(function.physical), common)
+    pci.judge_bus(function.folder, common)
     interface_id, fme = _interface(tree, layout, manager, function, common)
     if fme:
         _judge_heat(tree, layout, fme, common)

@@ -94,10 +94,10 @@ def ids(folder: str, verdict: Verdict) -> Ids:
     return Ids(vendor, device, subvendor, subdevice, of_class if isinstance(of_class, int) else 0, numa_node)
 
 
-def judge_bus(folder: str, virtual: bool, verdict: Verdict) -> None:
+def judge_bus(folder: str, verdict: Verdict) -> None:
     """Judge the PCI function's connection: does it answer, is its link as wide as it could be, did it fail before.
 
-    A virtual function has no link of its own.
+    A virtual function has no link of its own: there the width is 0.
     """
     if read.start(f"{folder}/config", 8) == _ALL_ONES:  # ids and status; a live virtual function has a status, too
         verdict.failed(
@@ -110,8 +110,6 @@ def judge_bus(folder: str, virtual: bool, verdict: Verdict) -> None:
     if fatal:
         count = int(fatal[1])
         verdict.degraded(f"{count} fatal PCIe errors since the machine started (aer_dev_fatal): dmesg says which")
-    if virtual:
-        return
     width, most = (read.number(f"{folder}/{name}_link_width", 10) for name in ("current", "max"))
     if isinstance(width, int) and isinstance(most, int) and 0 < width < most:
         slot = read.number(f"{dirname(folder)}/max_link_width", 10)
