@@ -43,8 +43,7 @@ class Service:
         self.config = config
         self.metrics = Metrics()
         prepare = self._prepare if config.prestart else None
-        cdi = CdiFolder(str(config.cdi_dir), ("--store", str(config.store)))  # the hook asks the same allow-lists
-        self.boards = Boards(config.settings(), cdi, config.hook, prepare)
+        self.boards = Boards(config.settings(), CdiFolder(str(config.cdi_dir)), config.hook, prepare)
         self.node = Node(
             Kubelet(config.kubelet_dir),
             self.boards,
