@@ -40,8 +40,8 @@ def build_parser() -> Parser:
         value = default(option.name)
         name, text = option.name.replace("_", "-"), metadata.pop("help").replace("%", "%%")
         if isinstance(value, bool):
-            on = argparse.BooleanOptionalAction if value else "store_true"
-            parser.add_argument(f"--{name}", action=on, help=text)
+            action = argparse.BooleanOptionalAction
+            parser.add_argument(f"--{name}", action=action, help=f"{text} (default {'yes' if value else 'no'})")
         else:
             shown = ",".join(value) if isinstance(value, tuple) else value
             default_text = f" (default {shown})" if shown and shown != {} else ""
@@ -78,10 +78,9 @@ def serve(args: argparse.Namespace, out: Output) -> int:
 
 def once(args: argparse.Namespace, out: Output) -> int:
     """Print what would be offered."""
-    from fpgahal.k8s.plugin.inventory import take
+    from fpgahal.k8s.plugin.boards import look
 
-    config = _configured(args.flags, args.file)
-    found = take(fpgahal.devices(), config.settings())
+    found = look(_configured(args.flags, args.file).settings())
     document = {
         "resources": {
             resource: [
