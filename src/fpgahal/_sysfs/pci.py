@@ -110,8 +110,11 @@ def judge_bus(folder: str, verdict: Verdict) -> None:
     if fatal:
         count = int(fatal[1])
         verdict.degraded(f"{count} fatal PCIe errors since the machine started (aer_dev_fatal): dmesg says which")
-    width, most = (read.number(f"{folder}/{name}_link_width", 10) for name in ("current", "max"))
-    if isinstance(width, int) and isinstance(most, int) and 0 < width < most:
+    width = read.number(f"{folder}/current_link_width", 10)
+    if not isinstance(width, int) or width <= 0:
+        return
+    most = read.number(f"{folder}/max_link_width", 10)
+    if isinstance(most, int) and width < most:
         slot = read.number(f"{dirname(folder)}/max_link_width", 10)
         if isinstance(slot, int) and width < slot:
             verdict.degraded(f"the PCIe link has {width} of {min(most, slot)} possible lanes: reseat the card")
