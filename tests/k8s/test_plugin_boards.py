@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import fpgahal
+from fpgahal.k8s.plugin import prestart
 from fpgahal.k8s.plugin.boards import Boards
 from fpgahal.k8s.plugin.cdi import CdiFolder
+from fpgahal.k8s.plugin.pods import Pods, PodsError
+from fpgahal.k8s.plugin.unit import Unit
 from fpgahal.k8s.schemes.settings import Settings
 
 
@@ -41,10 +46,35 @@ def test_failures_to_publish_are_told_by_unit(tmp_path: Path) -> None:
         assert all("can't be written" in why for why in failures.values())
 
 
-def test_a_machine_without_boards_names_the_drivers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(fpgahal, "devices", list)
-    monkeypatch.setattr(fpgahal, "kernel_drivers", lambda: ["xocl"])
-    found = Boards(Settings(schemes=("intel", "xilinx")), CdiFolder(str(tmp_path))).scan()
-    assert [skip.reason for skip in found.skipped] == [
-        "scheme intel: kernel driver not loaded; expected dfl or intel-fpga"
-    ]
+def test_who_has_the_hook(tmp_path: Path) -> None:
+    with fpgahal.emu.rack("pac-a10"):
+        for mode, hook, expected in (("region", "/hook", True), ("region", "", False), ("af", "/hook", False)):
+            boards = Boards(Settings(schemes=("intel",), mode=mode), CdiFolder(str(tmp_path)), hook)
+            units = [unit for units in boards.scan().resources.values() for unit in units.values()]
+            assert boards.hooked(units) == expected
+
+
+REGION = f"fpga.intel.com/region-{'0' * 32}"
+
+
+@pytest.mark.parametrize("nobody_to_ask", [False, True])
+@pytest.mark.parametrize(
+    ("unit", "hook", "refused_if_unknown", "refused_if_silent"),
+    [
+        (Unit("a", REGION, programmed_by_pod=True), True, False, False),
+        (Unit("a", REGION, programmed_by_pod=True), False, True, True),
+        (Unit("a", REGION), False, False, False),  # regiondevel: the pod programs it itself
+        (Unit("a", "fpgahal.dev/u250", programmed_by_pod=True), False, False, True),
+    ],
+)
+def test_what_nobody_would_see_to_is_refused(
+    tmp_path: Path, unit: Unit, hook: bool, refused_if_unknown: bool, refused_if_silent: bool, nobody_to_ask: bool
+) -> None:
+    """Without API server a pod's wish is never known; with one, a kubelet that does not answer is asked again."""
+    pods = None if nobody_to_ask else Pods(None, str(tmp_path / "nobody.sock"))
+    prepared = prestart.prepare([unit], store=None, pods=pods, deadline=time.monotonic() + 5, hook=hook)
+    if refused_if_unknown if nobody_to_ask else refused_if_silent:
+        with pytest.raises(PodsError):
+            asyncio.run(prepared)
+    else:
+        assert asyncio.run(prepared) == []

@@ -3,26 +3,17 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import replace
 
 import fpgahal
 from fpgahal import FpgaError
 from fpgahal.k8s.plugin import allocation, inventory, preference
 from fpgahal.k8s.plugin.cdi import CdiFolder, needs_cdi
-from fpgahal.k8s.plugin.unit import Inventory, Skipped, Unit
+from fpgahal.k8s.plugin.unit import Inventory, Unit
 from fpgahal.k8s.schemes.settings import Settings
 
-
-def look(settings: Settings) -> Inventory:
-    """List what this machine offers now; where it has no board, what is skipped says which drivers are missing."""
-    infos = fpgahal.devices()
-    found = inventory.take(infos, settings)
-    if infos or any(map(os.environ.get, ("FPGAHAL_EMU_RACK", "FPGAHAL_EMULATE"))):
-        return found
-    problems = inventory.driver_problems(fpgahal.kernel_drivers(), settings)
-    return replace(found, skipped=(*found.skipped, *(Skipped("any board", problem) for problem in problems)))
+log = logging.getLogger(__name__)
 
 
 class Boards:
@@ -54,11 +45,17 @@ class Boards:
         self._cdi, self._hook, self._prepare, self._wish = cdi, hook, prepare, wish
         self._found_with: dict[tuple[str, str], Settings] = {}  # (resource, id) -> of the last scan that found it
         self.prestart = prepare is not None
+        self._told: tuple[str, ...] = ()
 
     def scan(self) -> Inventory:
         """List what the node offers now."""
         settings = self.settings
-        found = look(settings)
+        problems = inventory.driver_problems(fpgahal.kernel_drivers(), settings)
+        for problem in problems:
+            if problem not in self._told:  # once, not in each scan
+                log.warning("Nothing can be offered: %s", problem)
+        self._told = problems
+        found = inventory.take(fpgahal.devices(), settings)
         self._found_with |= {(resource, id): settings for resource, units in found.resources.items() for id in units}
         return found
 
@@ -91,6 +88,10 @@ class Boards:
         """Program and verify."""
         if self._prepare is not None:
             await self._prepare(units, seconds)
+
+    def hooked(self, units: Iterable[Unit]) -> bool:
+        """Tell whether a container with these units has the hook."""
+        return bool(self._hook) and all(needs_cdi(unit, self._settings_of(unit)) for unit in units)
 
     def _settings_of(self, unit: Unit) -> Settings:
         return self._found_with.get((unit.resource, unit.id), self.settings)
