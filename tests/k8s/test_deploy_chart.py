@@ -42,6 +42,7 @@ from fpgahal.k8s.dra import DRIVER
 from fpgahal.k8s.dra import app as dra
 from fpgahal.k8s.plugin import app as plugin
 from fpgahal.k8s.plugin.config import Config, load
+from fpgahal.k8s.plugin.service import hook_options
 from fpgahal.k8s.schemes.settings import INTEL_NAMES, MODES, NAMES
 from fpgahal.k8s.webhook import app as webhook
 
@@ -67,7 +68,13 @@ CHOICES: dict[str, Any] = {
         "intelNames": "2018",
         "plugin": {
             "schemes": ["bcom-counter", "intel", "xilinx", "inaccel", "bcom", "own"],
-            "options": {"intel-annotation": True, "xilinx-legacy": True, "bcom-units": 4, "scan-seconds": 0.5},
+            "options": {
+                "intel-annotation": True,
+                "xilinx-legacy": True,
+                "bcom-units": 4,
+                "scan-seconds": 0.5,
+                "cdi": False,
+            },
         },
     },
     "elsewhere": {
@@ -113,6 +120,13 @@ def test_manifests_are_what_the_chart_renders(variant: str) -> None:
     assert (DEPLOY / f"manifests/{variant}.yaml").read_text() == script("render").manifest(values), (
         "run deploy/render.py"
     )
+
+
+def test_helm_finds_nothing_wrong_with_the_chart() -> None:
+    helm_python = pytest.importorskip("helm_python")
+    found = helm_python.lint(str(CHART))
+    assert [message for message in found["messages"] if message["severity"] > 1] == []
+    assert found["errors"] == []
 
 
 def test_every_manifest_has_its_values() -> None:
@@ -282,7 +296,7 @@ def test_the_hook_is_where_the_plugin_says(documents: list[Any]) -> None:
         ((init,), (config,)) = inits, configs
         folder, program = config.hook.rsplit("/bin/", 1)
         assert init.volumes[init.spec["args"][2]]["hostPath"]["path"] == folder == "/opt/fpgahal"
-        assert program in script("bundle").SCRIPTS
+        assert program == "fpgahal-hook"
 
 
 def test_who_programs() -> None:
@@ -296,9 +310,11 @@ def test_who_programs() -> None:
     assert "/run/lock" not in container.volumes
     config, container = of("hook")
     assert not config.prestart, "it would refuse what the hook has yet to load"
-    assert config.hook.endswith("-program")
+    assert "--program" in hook_options(config)
+    assert config.cdi, "a container without CDI device would start unseen"
     config, container = of("prestart")
     assert (config.prestart, config.program) == (True, True)
+    assert "--program" not in hook_options(config)
     assert container.volumes["/run/lock"]["hostPath"]["path"] == "/run/lock"
     assert container.spec["securityContext"]["privileged"] is True
 

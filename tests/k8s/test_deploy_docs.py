@@ -105,6 +105,12 @@ def test_kubernetes_takes_every_example(found: Example, version: str) -> None:
         jsonschema.validate(document, schema(Kind(document["kind"])))
 
 
+def test_every_pod_may_open_what_it_gets(found: Example) -> None:
+    """Device files and racks belong to root, and our image's user is another one."""
+    for pod in (found.pod, list(yaml.safe_load_all(NLB3))[-1]):
+        assert pod["spec"]["securityContext"] == {"runAsUser": 0}
+
+
 def test_every_pod_gets_what_it_asks_for(found: Example) -> None:
     ((resource, count),) = found.asked.items()
     units = found.offered.resources[resource]

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import fpgahal
 from fpgahal import DeviceInfo, Health, HealthStatus
 from fpgahal.k8s.api import Api
+from fpgahal.k8s.catalogue import MAX_ACCELERATORS
 from fpgahal.k8s.dra.devices import Device, devices
 from fpgahal.k8s.dra.publisher import Publisher
 from fpgahal.k8s.dra.slices import capacity_name, slice_name, specs
@@ -91,6 +92,14 @@ def test_L2_devices_say_what_they_are() -> None:
     assert one["capacity"] == {"com.inaccel.xgboost/exact": four}
     assert two["capacity"]["vadd"]["requestPolicy"] == {"default": "1", "validRange": {"min": "1"}}
     assert {value["requestPolicy"]["default"] for value in three["capacity"].values()} == {"0"}
+
+
+def test_L2_the_largest_image_of_a_catalogue() -> None:
+    many = {f"com__example__k{n}": 256 for n in range(MAX_ACCELERATORS)}
+    with boards("pac-a10") as infos:
+        slices = complete(specs("n1", devices(infos, [image("i" * 40, "intel/pac_a10", **many)])))
+    check_pool(slices)
+    assert len(slices[1]["spec"]["devices"][1]["capacity"]) == MAX_ACCELERATORS
 
 
 def test_L2_many_boards_are_many_slices() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,21 @@ def test_D3_our_socket_is_removed(kubelet: FakeKubelet) -> None:
         assert kubelet.messages(U250)[-1] == before
         assert len(kubelet.registered(PAC)) == 1, "who is not concerned does not notice"
         kubelet.admit("a", {U250: 2})
+
+
+def test_D3_our_socket_is_removed_while_we_register(kubelet: FakeKubelet) -> None:
+    """It was there before and is not after: that is no change that a look from now on would show."""
+    removed = []
+
+    def remove(endpoint: str) -> None:
+        if not removed:
+            (kubelet.folder / endpoint).unlink()
+            removed.append(endpoint)
+
+    kubelet.meddle = remove
+    with offering(kubelet, FakeWork(unit(1))):
+        kubelet.wait(lambda: len(kubelet.registered(U250)) == 2, 4.0)
+        kubelet.wait_devices(U250, ONE)
 
 
 @pytest.mark.parametrize("kill", [False, True])
@@ -427,13 +443,21 @@ def test_without_uevents_there_are_scans(
     assert "No uevents" in caplog.text
 
 
-def test_the_kernel_lets_us_listen() -> None:
-    try:
-        found = hotplug.open_uevents()
-    except OSError as error:
-        pytest.skip(f"no uevents here: {error}")
-    with found:
-        assert found.getsockname()[1] == hotplug.KERNEL_GROUP
+def test_the_kernels_own_event_leads_to_a_scan(kubelet: FakeKubelet) -> None:
+    functions = sorted(Path("/sys/bus/pci/devices").glob("*/uevent"))
+    if not functions or not os.access(functions[0], os.W_OK):
+        pytest.skip("only root can ask for an event, of a PCI function")
+    work = FakeWork(unit(1))
+    with offering(kubelet, work, scan_seconds=60.0) as plugin:
+        kubelet.wait_devices(U250, ONE)
+        if plugin.node._hotplug is None or plugin.node._hotplug._socket is None:
+            pytest.skip("no uevents here")
+        scans = work.scans
+        try:
+            functions[0].write_text("change")
+        except OSError as error:
+            pytest.skip(f"no event can be asked for: {error}")
+        until(lambda: work.scans > scans, 5.0)
 
 
 # --- metrics --------------------------------------------------------------------------------------------------------

@@ -1,473 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A storm of random events, in whatever order Hypothesis thinks of, over the plugin with emulated boards.
-
-Boards are pulled and put back, break and recover, are programmed by somebody else; pods come, start, restart and go;
-kubelet restarts, the plugin is killed, its sockets are removed.  Whatever happens:
-
-* no board is in two containers, in whatever names;
-* a container that was allowed to start has boards that run what it wants, until somebody else's hand changes that;
-* a board that nothing happened to is never told to be unhealthy, nor left out;
-* when things settle, kubelet knows exactly the boards that are well.
-
-CI runs 400 events; `nox -s storm` runs 10,000 (`FPGAHAL_STORM` is the number).
-"""
+"""Storms of random events (`storm.Storm`): CI has some hundred, ``nox -s storm`` ten thousand."""
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import os
-import shutil
-import socket
-import tempfile
-import threading
-import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
-from fake_kubelet import AdmissionError, FakeKubelet, StartError
 from hypothesis import HealthCheck, Phase, seed, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from waiting import until
+from hypothesis.stateful import run_state_machine_as_test
+from storm import Storm
+from storm_plugins import PluginAlone
 
-import fpgahal
-from fpgahal import ImageStore, emu
-from fpgahal.k8s.plugin import hotplug, kubelet, prestart
-from fpgahal.k8s.plugin.boards import Boards
-from fpgahal.k8s.plugin.cdi import CdiFolder
-from fpgahal.k8s.plugin.kubelet import Kubelet
-from fpgahal.k8s.plugin.metrics import Metrics
-from fpgahal.k8s.plugin.node import Node
-from fpgahal.k8s.plugin.pods import Owner
-from fpgahal.k8s.plugin.unit import Unit
-from fpgahal.k8s.schemes.settings import Settings
+from fpgahal.k8s.plugin import hotplug, kubelet
 
 EVENTS = int(os.environ.get("FPGAHAL_STORM", "400"))
-STEPS = 50  # of one story, in which a node begins anew
-SETTINGS = Settings(("intel", "own"), mode="region")
-RACK = "pac-a10:2,d5005,u250:2"
-IMAGES = {"pac-a10": ("nlb0", "nlb3"), "d5005": ("nlb0", "nlb3"), "u250": ("vadd", "passthrough")}
-PHASES = (Phase.generate,)  # no shrinking: a story is a second, and never runs twice in the same way
-MOSTLY = st.sampled_from((True, True, True, False))
-MOST_BAD = 3  # boards at the same time: what nobody can be given tells little
-SETTLED = 20.0  # seconds, on a machine that does other things, too
+SEED = int(os.environ.get("FPGAHAL_STORM_SEED", "1"))
+STORIES = 10  # of one run of Hypothesis
 
 
-@functools.cache
-def images() -> dict[tuple[str, str], bytes]:
-    """Images by board and name."""
-    kinds = emu.boards()
-    return {(kind, name): emu.build_image(name, kinds[kind]) for kind, names in IMAGES.items() for name in names}
+class StormOverAProcess(Storm):
+    """The plugin is a process, and SIGKILL is one."""
+
+    make = PluginAlone
 
 
-class PodsOfTheStorm:
-    """What kubelet and the API server say of the pods: `pods.Pods` without the API server."""
-
-    def __init__(self, kubelet: FakeKubelet) -> None:
-        self._kubelet = kubelet
-        self.variables: dict[str, dict[str, str]] = {}  # pod -> its container's
-
-    async def owner(self, resource: str, ids: Iterable[str]) -> Owner | None:
-        asked = set(ids)
-        for (namespace, pod), containers in list(self._kubelet.pods.items()):
-            for container, granted in containers.items():
-                if asked <= set(granted.devices.get(resource, ())):
-                    return Owner(namespace, pod, container)
-        return None
-
-    async def env(self, owner: Owner) -> dict[str, str] | None:
-        return self.variables.get(owner.pod)
-
-
-class Plugin:
-    """The plugin's node in a thread of its own, which can be ended as if it were killed."""
-
-    def __init__(self, folder: Path, store: ImageStore, pods: PodsOfTheStorm) -> None:
-        self._folder, self._store, self._pods = folder, store, pods
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self.node: Node | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    async def _prepare(self, units: Sequence[Unit], seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        await prestart.prepare(units, store=self._store, pods=self._pods, deadline=deadline)
-
-    def start(self) -> None:
-        self._do(self._start())
-
-    async def _start(self) -> None:
-        boards = Boards(SETTINGS, CdiFolder(str(self._folder / "cdi")), "/no/hook", prepare=self._prepare)
-        self.node = Node(Kubelet(self._folder), boards, Metrics(), scan_seconds=0.5, grace_seconds=3600)
-        self._task = asyncio.create_task(self.node.run())
-
-    def kill(self) -> None:
-        """End it; of a killed process the sockets' files stay, and nobody listens."""
-        sockets = list((self._folder / "device-plugins").glob("fpgahal-*.sock"))
-        self._do(self._end())
-        for path in sockets:
-            with socket.socket(socket.AF_UNIX) as dead:
-                dead.bind(os.fspath(path))
-
-    async def _end(self) -> None:
-        assert self.node is not None
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        await self.node.close(0.0)
-
-    def wake(self) -> None:
-        assert self.node is not None
-        self._loop.call_soon_threadsafe(self.node.wake)
-
-    def scan(self) -> None:
-        """Wait until the boards were looked at, by a scan that began after this."""
-        assert self.node is not None
-        for _ in range(2):  # one may be under way
-            turns = self.node.turns
-            self.wake()
-            until(lambda before=turns: self.node.turns > before, lambda: "no scan ends")
-
-    def close(self) -> None:
-        self._do(self._end())
-        self._do(self._drain())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-    async def _drain(self) -> None:
-        """Wait for scans that a killed plugin would not have ended."""
-        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
-
-    def _do(self, work: object) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
-
-
-@dataclass
-class Board:
-    """What the story knows of one board."""
-
-    position: int
-    bdf: str
-    kind: str
-    resource: str
-    id: str
-    nodes: tuple[Path, ...]
-    present: bool = True
-    broken: bool = False
-    known: bool = True  # whether this run of the plugin has certainly offered it
-    disturbed: bool = False  # since the last time that all had settled
-    spoilt: bool = False  # the next reconfiguration goes wrong
-
-    @property
-    def well(self) -> bool:
-        return self.present and not self.broken
-
-
-@dataclass
-class Pod:
-    """What the story knows of one pod."""
-
-    name: str
-    boards: list[Board]
-    wants: list[str] = field(default_factory=list)  # AFU ids
-    started: bool = False  # and nobody else has touched its boards since
-
-
-class Storm(RuleBasedStateMachine):
-    """One node's story."""
-
-    events: ClassVar[Counter[str]] = Counter()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="storm-"))
-        self.rack = emu.rack(RACK, dir=self.folder / "rack")
-        self.rack.__enter__()
-        self.store = ImageStore(self.folder / "store")
-        self.images: dict[str, list[str]] = {}
-        for (kind, name), image in images().items():
-            path = self.folder / f"{kind}-{name}.{'xclbin' if kind == 'u250' else 'gbs'}"
-            path.write_bytes(image)
-            self.images.setdefault(kind, []).append(self.store.add(path).afu_id)
-        self.kubelet = FakeKubelet(self.folder)
-        self.kubelet.start()
-        self.pods_api = PodsOfTheStorm(self.kubelet)
-        self.plugin = Plugin(self.folder, self.store, self.pods_api)
-        self.plugin.start()
-        self.boards = [self._board(position) for position in range(len(self.rack.devices()))]
-        self.pods: dict[str, Pod] = {}
-        self.names = 0
-        self.read: dict[str, tuple[int, int]] = {}  # resource -> number of its registration, messages looked at
-        self.settle()
-
-    def _board(self, position: int) -> Board:
-        info = self.rack.devices()[position]
-        kind = self.rack.board(position).name
-        nodes = tuple(Path(node) for node in info.device_nodes)
-        if info.driver == "opae":
-            fme = next(node.name for node in nodes if "fme" in node.name)
-            return Board(position, info.bdf, kind, f"fpga.intel.com/region-{info.interface_id.hex}", fme, nodes)
-        return Board(position, info.bdf, kind, f"fpgahal.dev/{kind}", info.bdf, nodes)
-
-    # --- the boards ---------------------------------------------------------------------------------------------
-
-    def _touch(self, board: Board) -> None:
-        board.disturbed = True
-        for pod in self.pods.values():
-            if board in pod.boards:
-                pod.started = False
-        self.plugin.wake()
-
-    def _some(self, data: st.DataObject, boards: Iterable[Board]) -> Board:
-        known = list(boards)
-        return known[data.draw(st.integers(0, len(known) - 1))]
-
-    @precondition(lambda self: sum(not board.well for board in self.boards) < MOST_BAD)
-    @rule(data=st.data())
-    def unplug(self, data: st.DataObject) -> None:
-        board = self._some(data, (board for board in self.boards if board.present))
-        self.rack.fault(board.bdf, "vanish")
-        board.present = False
-        self._touch(board)
-
-    @precondition(lambda self: not all(board.present for board in self.boards))
-    @rule(data=st.data())
-    def plug(self, data: st.DataObject) -> None:
-        board = self._some(data, (board for board in self.boards if not board.present))
-        self.rack.clear(board.bdf)
-        board.present, board.broken = True, False
-        self._touch(board)
-
-    @precondition(lambda self: sum(not board.well for board in self.boards) < MOST_BAD)
-    @rule(data=st.data())
-    def fail(self, data: st.DataObject) -> None:
-        board = self._some(data, (board for board in self.boards if board.well))
-        for node in board.nodes:
-            node.rename(node.with_name(f".{node.name}"))
-        board.broken = True
-        self._touch(board)
-
-    @precondition(lambda self: any(board.present and board.broken for board in self.boards))
-    @rule(data=st.data())
-    def recover(self, data: st.DataObject) -> None:
-        board = self._some(data, (board for board in self.boards if board.present and board.broken))
-        for node in board.nodes:
-            node.with_name(f".{node.name}").rename(node)
-        board.broken = False
-        self._touch(board)
-
-    @precondition(lambda self: any(board.well for board in self.boards))
-    @rule(data=st.data())
-    def program(self, data: st.DataObject) -> None:
-        """Somebody loads another image, be it in use or not."""
-        board = self._some(data, (board for board in self.boards if board.well))
-        name = data.draw(st.sampled_from(IMAGES[board.kind]))
-        with suppress(fpgahal.FpgaError) if board.spoilt else nullcontext(), fpgahal.open(board.bdf) as dev:
-            dev.program(images()[board.kind, name])
-        for pod in self.pods.values():
-            if board in pod.boards:
-                pod.started = False
-
-    @precondition(lambda self: any(board.well for board in self.boards))
-    @rule(data=st.data())
-    def spoil(self, data: st.DataObject) -> None:
-        """The next reconfiguration of a board fails, or another function answers after it."""
-        board = self._some(data, (board for board in self.boards if board.well))
-        self.rack.fault(board.bdf, data.draw(st.sampled_from(("program", "wrong-afu"))), count=1)
-        board.spoilt = True
-
-    # --- the pods -----------------------------------------------------------------------------------------------
-
-    @rule(kind=st.sampled_from(sorted(IMAGES)), count=st.integers(1, 2), calm=MOSTLY, data=st.data())
-    def admit(self, kind: str, count: int, calm: bool, data: st.DataObject) -> None:
-        if calm:
-            self.settle()
-            for old in [old for old, pod in self.pods.items() if pod.boards[0].kind == kind]:
-                self.kubelet.remove(old)
-                del self.pods[old]
-        count = min(count, sum(board.kind == kind for board in self.boards))
-        resource = next(board.resource for board in self.boards if board.kind == kind)
-        self.names += 1
-        name = f"pod{self.names}"
-        wants = [data.draw(st.sampled_from(self.images[kind])) for _ in range(count)]
-        if kind == "u250":
-            wants = wants[:1] * count  # FPGAHAL_AFU is one for all
-            self.pods_api.variables[name] = {"FPGAHAL_AFU": wants[0]}
-        else:
-            region = resource.rpartition("-")[2]
-            self.pods_api.variables[name] = {
-                variable: value
-                for n, afu in enumerate(wants, 1)
-                for variable, value in ((f"FPGA_REGION_{n}", region), (f"FPGA_AFU_{n}", afu))
-            }
-        held = {board.id for pod in self.pods.values() for board in pod.boards}
-        same = [board for board in self.boards if board.resource == resource and board.id not in held]
-        certain = [board for board in same if board.well and not board.disturbed]
-        try:
-            granted = self.kubelet.admit(name, {resource: count})
-        except AdmissionError:
-            if len(certain) >= count and self.quiet:
-                raise
-            Storm.events["pod refused"] += 1
-            return
-        Storm.events["admitted"] += 1
-        chosen = [board for board in self.boards if board.id in granted.devices[resource]]
-        assert len(chosen) == count
-        seen = set(granted.env["FPGAHAL_VISIBLE_DEVICES"].split(","))
-        assert seen == {f"{board.bdf}/0" for board in chosen}
-        assert kind == "u250" or len(granted.cdi) == count
-        self.pods[name] = Pod(name, chosen, wants)
-        if calm:
-            self.run(self.pods[name])
-
-    @precondition(lambda self: self.pods)
-    @rule(calm=MOSTLY, data=st.data())
-    def restart(self, calm: bool, data: st.DataObject) -> None:
-        """A container starts again, or for the first time."""
-        if calm:
-            self.settle()
-        self.run(self.pods[data.draw(st.sampled_from(sorted(self.pods)))])
-
-    def run(self, pod: Pod) -> None:
-        """Do what kubelet does when a container starts."""
-        pod.started = False
-        try:
-            self.kubelet.start_container(pod.name)
-        except StartError:
-            if self.quiet and all(board.well and not board.disturbed and not board.spoilt for board in pod.boards):
-                raise
-            Storm.events["start refused"] += 1
-            return
-        pod.started = True
-        Storm.events["started"] += 1
-
-    @precondition(lambda self: self.pods)
-    @rule(data=st.data())
-    def remove(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.pods)))
-        self.kubelet.remove(name)
-        del self.pods[name]
-
-    # --- the processes ------------------------------------------------------------------------------------------
-
-    @rule(kill=st.booleans())
-    def restart_kubelet(self, kill: bool) -> None:
-        self.kubelet.restart(kill=kill)
-        self.quiet = False
-
-    @rule()
-    def kill_plugin(self) -> None:
-        self.plugin.kill()
-        for board in self.boards:
-            board.known = False
-        self.plugin.start()
-        self.quiet = False
-
-    @rule(data=st.data())
-    def remove_socket(self, data: st.DataObject) -> None:
-        sockets = sorted((self.folder / "device-plugins").glob("fpgahal-*.sock"))
-        if sockets:
-            sockets[data.draw(st.integers(0, len(sockets) - 1))].unlink(missing_ok=True)
-            self.quiet = False
-
-    # --- what always holds --------------------------------------------------------------------------------------
-
-    @rule()
-    def settle(self) -> None:
-        """Wait until kubelet knows exactly the boards that are well."""
-        self.plugin.scan()
-        try:
-            self.kubelet.wait(lambda: not self.misbeliefs(), SETTLED)
-        except AssertionError:
-            raise AssertionError("; ".join(self.misbeliefs())) from None
-        self.look()
-        self.quiet = True
-        for board in self.boards:
-            board.known |= board.well
-            board.disturbed = False
-            if board.spoilt and board.present:
-                self.rack.clear(board.bdf)
-                board.spoilt = False
-
-    def misbeliefs(self) -> list[str]:
-        """What kubelet believes that is not so."""
-        found = []
-        for name in {board.resource for board in self.boards}:
-            told = self.kubelet.devices(name)
-            there = {board.id: board for board in self.boards if board.resource == name}
-            found += [f"{id} of {name} is told" for id in told.keys() - there.keys()]
-            for id, board in there.items():
-                unheard_of = not board.well and not board.known and id not in told
-                if told.get(id) is not board.well and not unheard_of:
-                    found.append(f"{id} of {name} is told to be {told.get(id)}, but {board}")
-        return found
-
-    @invariant()
-    def count(self) -> None:
-        Storm.events["all"] += 1
-
-    @invariant()
-    def no_board_is_in_two_containers(self) -> None:
-        assert self.kubelet.overlaps() == {}
-
-    @invariant()
-    def started_containers_have_what_they_want(self) -> None:
-        for pod in self.pods.values():
-            if pod.started:
-                loaded = Counter(self.rack.status(board.bdf).afu_id.hex for board in pod.boards)
-                assert loaded == Counter(pod.wants), f"{pod.name} wants {pod.wants}, but {dict(loaded)} are loaded"
-
-    @invariant()
-    def look(self) -> None:
-        """No list since the last look says anything bad of a board that nothing happened to."""
-        for name in {board.resource for board in self.boards}:
-            registration, messages = len(self.kubelet.registered(name)), self.kubelet.messages(name)
-            before, looked_at = self.read.get(name, (0, 0))
-            new = messages[looked_at:] if registration == before else messages
-            self.read[name] = registration, len(messages)
-            for message in new:
-                for board in self.boards:
-                    if board.resource == name and board.well and not board.disturbed:
-                        told = message[board.id].health if board.id in message else "left out"
-                        assert told == "Healthy", f"{board.id} of {name}: {told}, but nothing happened to it"
-
-    def teardown(self) -> None:
-        self.plugin.close()
-        self.kubelet.stop()
-        self.rack.close()
-        shutil.rmtree(self.folder)
-
-
-@pytest.fixture
-def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait for a card's other uevents, nor look at sockets five times a second only."""
-    monkeypatch.setattr(hotplug, "QUIET_SECONDS", 0.005)
-    monkeypatch.setattr(kubelet, "POLL_SECONDS", 0.01)
-
-
-@pytest.mark.timeout(3600)
-def test_storm(in_a_hurry: None) -> None:
-    Storm.events.clear()
-    stories = 0
-    while Storm.events["all"] < EVENTS:
-        stories += 1
-        left = EVENTS - Storm.events["all"]
+def rage(storm: type[Storm], events: int, steps: int) -> None:
+    """Run stories of so many steps until there were so many events."""
+    storm.events.clear()
+    number = SEED
+    while storm.events["all"] < events:
         story = settings(
-            max_examples=max(1, min(20, left // STEPS)),
-            stateful_step_count=STEPS,
+            max_examples=max(1, min(STORIES, (events - storm.events["all"]) // steps)),
+            stateful_step_count=steps,
             deadline=None,
             database=None,
-            print_blob=True,
             suppress_health_check=list(HealthCheck),
-            phases=PHASES,
+            phases=[Phase.generate],  # no shrinking: threads and processes never do the same thing twice
         )
-        run_state_machine_as_test(seed(stories)(Storm), settings=story)
-    print(dict(Storm.events))
+        run_state_machine_as_test(seed(number)(storm), settings=story)
+        number += 1
+    print(f"{storm.__name__}, first seed {SEED}: {dict(storm.events)}")
+    assert storm.events["started"] >= events // 50, "nothing came of it"
+
+
+@pytest.mark.timeout(7200)
+def test_storm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hotplug, "QUIET_SECONDS", 0.005)  # no card has other uevents
+    monkeypatch.setattr(kubelet, "POLL_SECONDS", 0.01)
+    rage(Storm, EVENTS, steps=50)
+
+
+@pytest.mark.timeout(7200)
+def test_storm_over_a_process(tmp_path: Path) -> None:
+    rage(StormOverAProcess, EVENTS // 4, steps=25)

@@ -272,6 +272,34 @@ def test_any_pod_with_accelerators(main: list[Any], init: list[list[Any]], clust
         assert set(claimed) <= {IF10}
 
 
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+odd = st.fixed_dictionaries(
+    {},
+    optional={
+        "resources": st.fixed_dictionaries(
+            {}, optional={part: st.just({f"{PREFIX}own": 1}) | anything for part in ("limits", "requests")}
+        )
+        | anything,
+        "env": st.lists(anything, max_size=2) | anything,
+        "name": anything,
+        "restartPolicy": anything,
+    },
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(odd | anything, max_size=2), st.lists(odd, max_size=1), anything)
+def test_any_pod_gets_an_answer(main: list[Any], init: list[Any], selector: Any) -> None:
+    good = container({f"{PREFIX}own": 1})
+    subject = {"spec": {"containers": [good, *main], "initContainers": init, "nodeSelector": selector}}
+    response = decide(review(subject), names(OWN)).document()["response"]
+    assert response["allowed"] or response["status"]["message"]
+
+
 # --- what the webhook knows of boards -------------------------------------------------------------------------
 
 

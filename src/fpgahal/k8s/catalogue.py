@@ -44,6 +44,7 @@ from fpgahal.k8s.names import AFU_DIGITS, INTEL_DOMAIN, INTERFACE_DIGITS, canoni
 from fpgahal.k8s.planner import Image, Offer
 
 MAX_BYTES = 4 << 20  # of one file
+MAX_ACCELERATORS = 20  # of one image: a device of a ResourceSlice has room for no more
 MAX_REPLICAS = 256  # of one accelerator in one image; XRT knows 128 compute units
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
@@ -128,6 +129,9 @@ def load(path: str | Path) -> Catalogue:
 
 def _catalogue(path: Path, images: Iterable[Image], groups: Iterable[Offer]) -> Catalogue:
     found = sorted(images, key=lambda image: image.name)
+    for image in found:
+        if len(image.accelerators) > MAX_ACCELERATORS:
+            raise CatalogueError(f"{path}: the image {image.name} has more than {MAX_ACCELERATORS} accelerators.")
     _once(path, "name", [(image.name, image.name) for image in found])
     _once(path, "ids", [(f"{image.interface_id}/{image.afu_id}", image.name) for image in found if image.afu_id])
     return Catalogue(tuple(found), tuple(sorted(groups, key=lambda group: group.name)))

@@ -58,10 +58,10 @@ readinessProbe:
 {{/* How a pod of ours reaches the API server; its address is known to no policy. */}}
 {{- define "fpgahal.apiServer" -}}
 - ports:
+    {{- range .Values.networkPolicy.apiServerPorts }}
     - protocol: TCP
-      port: 443
-    - protocol: TCP
-      port: 6443
+      port: {{ . }}
+    {{- end }}
 {{- end }}
 
 {{/* Puts images for emulated boards into their store. */}}

@@ -16,7 +16,7 @@ from fpgahal.cli.output import Output
 from fpgahal.k8s import catalogue
 
 EPILOG = """\
-Needs get on its node and on resourceclaims, and get, list, watch, create, update and delete on resourceslices.
+Needs get on its node and on resourceclaims, and list, watch, create, update and delete on resourceslices.
 Logs are JSON lines on standard error."""
 
 

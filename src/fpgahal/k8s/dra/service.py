@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from fpgahal.k8s.proto import pluginregistration_pb2 as registration_pb
 
 REGISTRATION = registration_pb.DESCRIPTOR.services_by_name["Registration"]
 VERSIONS = ("v1.DRAPlugin",)
-CLEAN_UP_SECONDS = 60.0
+CLEAN_UP_SECONDS = LABEL_SECONDS = 60.0
 STOP_SECONDS = 25.0  # for a board that is being programmed; kubelet gives a pod 30 s
 
 log = logging.getLogger(__name__)
@@ -197,11 +198,13 @@ class Service:
 
     async def _watch_boards(self, api: Api, publisher: Publisher) -> None:
         """Offer what is there, again and again: sysfs is read, no board is opened."""
+        asked = -LABEL_SECONDS
         while True:
             try:
-                if not self.labels:
+                if time.monotonic() - asked >= LABEL_SECONDS:
                     node = await api.get(f"/api/v1/nodes/{self.config.node}")
                     self.labels = dict((node.get("metadata") or {}).get("labels") or {})
+                    asked = time.monotonic()
                 publisher.offer(await asyncio.to_thread(self.scan))
                 if self._images is not None and await asyncio.to_thread(self._images.refresh):
                     log.info("The catalogue was taken", extra={"images": len(self._images.catalogue.images)})

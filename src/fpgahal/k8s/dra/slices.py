@@ -2,8 +2,8 @@
 """A node's devices as ResourceSlices (``resource.k8s.io/v1``).  Pure functions.
 
 Limits and rules are those of Kubernetes 1.37 (k8s.io/api, resource/v1/types.go): counters stand in slices of their
-own, at most 8 sets each; 64 devices a slice where they consume counters; 32 attributes and capacities a device; names
-of capacities are C identifiers, with or without a domain.
+own, at most 8 sets each; 64 devices a slice where they consume counters; 32 attributes and capacities a device (so the
+catalogue takes 20 accelerators an image); names of capacities are C identifiers, with or without a domain.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from fpgahal.k8s.schemes import inaccel, own
 
 DEVICES_PER_SLICE = 64
 COUNTER_SETS_PER_SLICE = 8
-PROPERTIES_PER_DEVICE = 32  # attributes and capacities together
 COUNTER = "image"
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
@@ -83,7 +82,7 @@ def _device(device: Device, partitions: bool) -> Spec:
         attributes["image"] = {"string": device.image.name}
         attributes["afuId"] = {"string": device.image.afu_id}
         found["allowMultipleAllocations"] = True
-        found["capacity"] = _capacity(device.image, PROPERTIES_PER_DEVICE - len(attributes))
+        found["capacity"] = _capacity(device.image)
     if partitions:
         consumed = {COUNTER: {"value": "1"}}
         found["consumesCounters"] = [{"counterSet": board_name(device.info), "counters": consumed}]
@@ -105,7 +104,7 @@ def _attributes(info: DeviceInfo) -> Spec:
     return found | {"emulated": {"bool": info.emulated}}
 
 
-def _capacity(image: Image, most: int) -> Spec:
+def _capacity(image: Image) -> Spec:
     """Write an image's replicas as capacities that several claims share.
 
     A request that does not name a capacity consumes its default.  Of an image with one accelerator that is one unit;
@@ -113,7 +112,7 @@ def _capacity(image: Image, most: int) -> Spec:
     """
     alone = len(image.accelerators) == 1
     found: Spec = {}
-    for accelerator, count in sorted(image.accelerators.items())[:most]:
+    for accelerator, count in sorted(image.accelerators.items()):
         least = "1" if alone else "0"
         limits = {"min": least} if alone and count == 1 else {"min": least, "step": "1"}  # min + step must be there
         policy = {"default": least, "validRange": limits}

@@ -78,9 +78,11 @@ def serve(args: argparse.Namespace, out: Output) -> int:
 
 def once(args: argparse.Namespace, out: Output) -> int:
     """Print what would be offered."""
-    from fpgahal.k8s.plugin.boards import look
+    from fpgahal.k8s.plugin.inventory import driver_problems, take
 
-    found = look(_configured(args.flags, args.file).settings())
+    settings = _configured(args.flags, args.file).settings()
+    found = take(fpgahal.devices(), settings)
+    problems = driver_problems(fpgahal.kernel_drivers(), settings)
     document = {
         "resources": {
             resource: [
@@ -99,6 +101,7 @@ def once(args: argparse.Namespace, out: Output) -> int:
             for resource, units in found.resources.items()
         },
         "skipped": [{"address": skip.address, "reason": skip.reason} for skip in found.skipped],
+        "problems": problems,
     }
 
     def text() -> None:
@@ -118,6 +121,8 @@ def once(args: argparse.Namespace, out: Output) -> int:
             out.line("Nothing would be offered.")
         for skip in found.skipped:
             out.line(f"Not offered: {skip.address}: {skip.reason}")
+        for problem in problems:
+            out.line(problem)
 
     out.result(document, text)
     return OK

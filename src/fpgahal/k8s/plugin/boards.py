@@ -3,26 +3,17 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import replace
 
 import fpgahal
 from fpgahal import FpgaError
 from fpgahal.k8s.plugin import allocation, inventory, preference
 from fpgahal.k8s.plugin.cdi import CdiFolder, needs_cdi
-from fpgahal.k8s.plugin.unit import Inventory, Skipped, Unit
+from fpgahal.k8s.plugin.unit import Inventory, Unit
 from fpgahal.k8s.schemes.settings import Settings
 
-
-def look(settings: Settings) -> Inventory:
-    """List what this machine offers now; where it has no board, what is skipped says which drivers are missing."""
-    infos = fpgahal.devices()
-    found = inventory.take(infos, settings)
-    if infos or any(map(os.environ.get, ("FPGAHAL_EMU_RACK", "FPGAHAL_EMULATE"))):
-        return found
-    problems = inventory.driver_problems(fpgahal.kernel_drivers(), settings)
-    return replace(found, skipped=(*found.skipped, *(Skipped("any board", problem) for problem in problems)))
+log = logging.getLogger(__name__)
 
 
 class Boards:
@@ -31,7 +22,8 @@ class Boards:
     Parameters
     ----------
     settings : Settings
-        May be replaced at any time: the next scan follows.
+        May be replaced at any time: the next scan follows.  Units that were found before keep theirs, or a container
+        of mode region could be given away without its hook while the mode changes.
     cdi : CdiFolder
     hook : str
         Path, on the node, of the program that CDI devices name as their hook; empty: none.
@@ -51,17 +43,27 @@ class Boards:
     ) -> None:
         self.settings = settings
         self._cdi, self._hook, self._prepare, self._wish = cdi, hook, prepare, wish
+        self._found_with: dict[tuple[str, str], Settings] = {}  # (resource, id) -> of the last scan that found it
         self.prestart = prepare is not None
+        self._told: tuple[str, ...] = ()
 
     def scan(self) -> Inventory:
         """List what the node offers now."""
-        return look(self.settings)
+        settings = self.settings
+        problems = inventory.driver_problems(fpgahal.kernel_drivers(), settings)
+        for problem in problems:
+            if problem not in self._told:  # once, not in each scan
+                log.warning("Nothing can be offered: %s", problem)
+        self._told = problems
+        found = inventory.take(fpgahal.devices(), settings)
+        self._found_with |= {(resource, id): settings for resource, units in found.resources.items() for id in units}
+        return found
 
     def publish(self, units: Iterable[Unit]) -> dict[str, str]:
         """Write CDI files; give unit id -> why that failed."""
         failures = {}
         for unit in units:
-            if needs_cdi(unit, self.settings):
+            if needs_cdi(unit, self._settings_of(unit)):
                 try:
                     self._cdi.write(unit, self._hook)
                 except FpgaError as error:
@@ -70,11 +72,11 @@ class Boards:
 
     def retract(self, units: Iterable[Unit]) -> None:
         """Delete the CDI files of all units but these."""
-        self._cdi.remove_others(unit for unit in units if needs_cdi(unit, self.settings))
+        self._cdi.remove_others(unit for unit in units if needs_cdi(unit, self._settings_of(unit)))
 
     def allocate(self, units: Sequence[Unit]) -> allocation.Allocation:
         """Put a container's share together."""
-        return allocation.allocate(units, self.settings)
+        return allocation.allocate(units, self._settings_of(units[0]) if units else self.settings)
 
     async def prefer(self, resource: str, available: Sequence[Unit], must: Sequence[Unit], size: int) -> list[str]:
         """Choose units for a container."""
@@ -86,3 +88,10 @@ class Boards:
         """Program and verify."""
         if self._prepare is not None:
             await self._prepare(units, seconds)
+
+    def hooked(self, units: Iterable[Unit]) -> bool:
+        """Tell whether a container with these units has the hook."""
+        return bool(self._hook) and all(needs_cdi(unit, self._settings_of(unit)) for unit in units)
+
+    def _settings_of(self, unit: Unit) -> Settings:
+        return self._found_with.get((unit.resource, unit.id), self.settings)

@@ -36,6 +36,12 @@ STOP_SECONDS = 25.0  # for a board that is being programmed; kubelet gives a pod
 log = logging.getLogger(__name__)
 
 
+def hook_options(config: Config) -> tuple[str, ...]:
+    """Give what the hook is told of the configuration: it loads images where nobody did before it."""
+    program = ("--program",) if config.program and not config.prestart else ()
+    return *program, "--store", str(config.store)
+
+
 class Service:
     """One run of the plugin."""
 
@@ -43,9 +49,7 @@ class Service:
         self.config = config
         self.metrics = Metrics()
         prepare = self._prepare if config.prestart else None
-        # The hook has no configuration of its own; it asks the same allow-lists.
-        hook_options = [f"--store={config.store}", *(["--program"] if config.program else [])]
-        cdi = CdiFolder(str(config.cdi_dir), hook_options)
+        cdi = CdiFolder(str(config.cdi_dir), hook_options(config))
         self.boards = Boards(config.settings(), cdi, config.hook, prepare, self._wish)
         self.node = Node(
             Kubelet(config.kubelet_dir),
@@ -169,6 +173,7 @@ class Service:
                 pods=pods.Pods(self._api, str(self.config.kubelet_dir / "pod-resources" / "kubelet.sock")),
                 deadline=deadline,
                 program=self.config.program,
+                hook=self.boards.hooked(units),
             )
         finally:
             self.node.wake()  # another image may be loaded now: labels, preference and mode af want to know
