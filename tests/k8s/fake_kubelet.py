@@ -67,6 +67,7 @@ class Registration:
     resource: str
     pre_start_required: bool
     get_preferred_allocation_available: bool
+    authority: str  # the :authority that the plugin sent
     seconds: float  # that Register took
 
 
@@ -232,6 +233,7 @@ class FakeKubelet:
                     request.resource_name,
                     options.pre_start_required,
                     options.get_preferred_allocation_available,
+                    context._rpc_event.call_details.host.decode(),  # type: ignore[attr-defined]
                     time.monotonic() - begin,
                 )
             )

@@ -669,6 +669,31 @@ def test_threads_take_turns() -> None:
                     assert hasattr(second.turn, "locked") == alone
 
 
+def test_pipeline_lets_others_have_a_turn() -> None:
+    """Its lanes hand the accelerator on to each other, but not for ever."""
+    with (
+        boards("pac-a10", launch_us=300) as (_, devices, (kernel,)),
+        Pipeline([partial(Vadd, *devices, kernel)]) as pipe,
+    ):
+        turns = []
+
+        def outsider() -> None:
+            with kernel.turn:
+                turns.append(kernel)
+
+        results = pipe.map(map(batch, itertools.count()))
+        thread = threading.Thread(target=outsider)
+        for index, result in enumerate(results):
+            assert right(index, result)
+            if index == 10:
+                thread.start()
+            if turns:
+                break
+            assert index < 5000
+        results.close()
+        thread.join()
+
+
 def test_open_all() -> None:
     with emu.rack("u250:2,pac-a10") as rack:
         with fpgahal.open_all() as group:

@@ -208,12 +208,13 @@ static void traffic(const struct emu_call *c, uint64_t *up, uint64_t *down)
     *up = (uint64_t)word(c, N_ROWS) * word(c, N_FEATURES) * 4 + (word(c, FLAGS) & CONTINUE ? *down : 0);
 }
 
+/* A row costs what it brings, and for each tree about as much time as another byte. */
 static uint64_t bytes(const struct emu_call *c)
 {
     if (c->reg_bytes < END)
         return 0;
-    uint64_t out = outputs(c);
-    uint64_t row = ((uint64_t)word(c, N_FEATURES) + out) * 4, all;
+    uint64_t out = outputs(c), trees = (uint64_t)word(c, TREE_END) - word(c, TREE_BEGIN);
+    uint64_t row = ((uint64_t)word(c, N_FEATURES) + out) * 4 + trees, all;
     return __builtin_mul_overflow(row, word(c, N_ROWS), &all) ? UINT64_MAX : all;
 }
 

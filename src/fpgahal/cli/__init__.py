@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import fpgahal
@@ -14,10 +15,15 @@ exit codes: 0 done; 1 what was asked is not so (verify, doctor); 2 wrong usage; 
 130 interrupted.  With --json, errors are a JSON document, too: {"error": {"type", "message", "hint"}}.
 FPGAHAL_TRACEBACK=1 adds a Python traceback to errors."""
 
+#: Packages add commands here: `add_to(commands, common)`, as the modules of this one have it.
+GROUP = "fpgahal.commands"
+
 
 def build_parser() -> Parser:
     """Declare every command."""
     # Imported here, because fpgahal-bench shares files of this package, and should not wait for the rest.
+    from importlib.metadata import entry_points
+
     from fpgahal.cli import conformance, devices, doctor, emulate, images, store
 
     common = common_options()
@@ -32,6 +38,11 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for group in (devices, images, store, doctor, conformance, emulate):
         group.add_to(commands, common)
+    for entry in entry_points(group=GROUP):
+        try:
+            entry.load()(commands, common)
+        except Exception as error:  # somebody else's: the others must go on working
+            sys.stderr.write(f"fpgahal: the commands `{entry.name}` ({entry.value}) can't be loaded: {error}\n")
     return parser
 
 

@@ -8,10 +8,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
 from fpgahal import Buffer, BufferInUseError, Device, DeviceLostError, FpgaError, Kernel, Run, RunTimeoutError
+from fpgahal.kernels._relay import Relay
 
 GRACE = 0.1  # seconds that runs in flight get to end by themselves when they are stopped
 SLICE = 0.05  # seconds between two looks at whether a run should be left to itself
@@ -107,6 +109,7 @@ class Board:
     def __init__(self, lane: Lane) -> None:
         self.device = lane.device
         self.address = lane.device.info.address
+        self.relay = Relay(lane.kernel.turn)
         self.lost = False
         self.idle: list[Worker] = []
 
@@ -190,16 +193,19 @@ class Worker:
         for buffer, nbytes in work.up:
             self._check()
             buffer.sync_to_device(0, nbytes)
-        with self.lane.kernel.turn:
-            self._check()
-            self._run(work.args)
+        with self.board.relay.run(partial(self._start, work.args)) as run:
+            self._wait(run)
         for buffer, nbytes in work.down:
             self._check()
             buffer.sync_from_device(0, nbytes)
         return self.lane.result()
 
-    def _run(self, args: tuple[Any, ...]) -> None:
-        self.run = run = self.lane.kernel.start(*args)
+    def _start(self, args: tuple[Any, ...]) -> Run:
+        self._check()
+        self.run = self.lane.kernel.start(*args)
+        return self.run
+
+    def _wait(self, run: Run) -> None:
         end = None if self.timeout is None else time.monotonic() + self.timeout
         while not self.stop.given_up:
             left = SLICE if end is None else min(SLICE, end - time.monotonic())

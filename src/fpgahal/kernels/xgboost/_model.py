@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
@@ -255,18 +255,22 @@ class Model:
         return self._rounds[begin], self._rounds[end]
 
     def _spread(self, n: int, step: int, tile: Tile) -> None:
-        """Do `tile` for all rows, at most `step` at a time: on one board here, on several each in a thread."""
+        """Do `tile` for all rows, at most `step` at a time: on one board here, on several each in a thread.
+
+        Boards take what is left, so that one that is slow for a while does less; and less and less at a time, so that
+        they end together.
+        """
         boards = self.boards
-        if len(boards) == 1 or n < 2 * _SHARD:
-            _tiles(boards[0], 0, n, step, tile, [])
+        count = max(1, min(len(boards), n // _SHARD))
+        left = iter(_pieces(n, step, count))  # its next() is atomic
+        if count == 1:
+            _tiles(boards[0], left, tile, [])
             return
-        count = min(len(boards), n // _SHARD)
-        cuts = [n * i // count for i in range(count + 1)]
         stop: list[bool] = []
         submit = self._threads().submit
-        others = [submit(_tiles, boards[i], cuts[i], cuts[i + 1], step, tile, stop) for i in range(1, count)]
+        others = [submit(_tiles, board, left, tile, stop) for board in boards[1:count]]
         try:
-            _tiles(boards[0], 0, cuts[1], step, tile, stop)
+            _tiles(boards[0], left, tile, stop)
         except BaseException:
             stop.append(True)
             raise
@@ -335,13 +339,23 @@ class Model:
         )
 
 
-def _tiles(board: Board, first: int, last: int, step: int, tile: Tile, stop: list[bool]) -> None:
+def _pieces(n: int, step: int, boards: int) -> list[tuple[int, int]]:
+    """First rows and numbers of rows: at most `step`, for several boards half of a fair share of what is left."""
+    pieces, at = [], 0
+    while at < n:
+        share = step if boards == 1 else max(_SHARD, (n - at) // (2 * boards))
+        pieces.append((at, min(step, share, n - at)))
+        at += pieces[-1][1]
+    return pieces
+
+
+def _tiles(board: Board, left: Iterator[tuple[int, int]], tile: Tile, stop: list[bool]) -> None:
     slot = board.slot()
     try:
-        for at in range(first, last, step):
+        for at, count in left:
             if stop:
                 break
-            tile(slot, at, min(step, last - at))
+            tile(slot, at, count)
     except ArgumentRangeError:  # before the run; after any other error the board may still use the slot
         board.give(slot)
         raise
