@@ -26,6 +26,9 @@ VISIBLE_DEVICES = "FPGAHAL_VISIBLE_DEVICES"
 #: What starts the names of variables that name one device each; they count where the list above is not set.
 GIVEN_DEVICE = "FPGAHAL_DEVICE_"
 
+#: Without one of these, and without a `Rack` of this process, no rack is active, and the emulator is not imported.
+_EMULATION = frozenset({"FPGAHAL_EMULATE", "FPGAHAL_EMU_RACK"})
+
 
 def devices(root: str = "/") -> list[DeviceInfo]:
     """List the programmable slots of this machine, in the order of their PCI addresses.
@@ -48,7 +51,7 @@ def devices(root: str = "/") -> list[DeviceInfo]:
     DeviceNotFoundError
         A device that a variable names is not there; the message lists those that are.
     """
-    if root == "/":
+    if root == "/" and ("fpgahal.emu" in sys.modules or not _EMULATION.isdisjoint(os.environ)):
         from fpgahal import emu
 
         root = emu.active() or root
