@@ -6,6 +6,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import random
 import shutil
 import sysconfig
 import tempfile
@@ -75,6 +76,15 @@ def kubelet(session: nox.Session) -> None:
     session.install("-q", package(session, "[k8s]"), *group("e2e"))
     variables = {"FPGAHAL_KUBELET": str(program)}
     session.run("pytest", "tests/k8s/e2e/test_device_manager.py", *session.posargs, env=variables)
+
+
+@nox.session
+def storm(session: nox.Session) -> None:
+    """Ten thousand random events over the device plugin; ``nox -s storm -- 500`` has 500.  A seed of its own each time."""
+    session.install("-q", package(session, "[k8s]"), *group("e2e"))
+    variables = {"FPGAHAL_STORM": session.posargs[0] if session.posargs else "10000"}
+    variables["FPGAHAL_STORM_SEED"] = os.environ.get("FPGAHAL_STORM_SEED", str(random.randrange(1 << 32)))
+    session.run("pytest", "-s", "tests/k8s/test_plugin_storm.py", env=variables)
 
 
 @nox.session

@@ -62,7 +62,7 @@ class PluginProcess:
 
     def log(self) -> str:
         """What it logged."""
-        return self._log.read_text()
+        return self._log.read_text() if self._log.exists() else ""
 
     def __enter__(self) -> Self:
         self.start()

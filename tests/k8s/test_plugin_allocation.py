@@ -124,7 +124,8 @@ def test_an_emulated_board_is_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def unit(id: str, numa: int, afu: str = NLB0) -> Unit:
-    return Unit(id, "r/r", (DeviceInfo(id, afu_id=uuid.UUID(afu)),), numa_nodes=(numa,) if numa >= 0 else ())
+    info = DeviceInfo(id, afu_id=uuid.UUID(afu) if afu else None)
+    return Unit(id, "r/r", (info,), numa_nodes=(numa,) if numa >= 0 else ())
 
 
 def test_programmed_boards_come_first() -> None:
@@ -144,6 +145,13 @@ def test_numa_nodes_are_kept_together() -> None:
     assert prefer(free, [unit("x", 1)], 4) == ["x", "b", "c", "a"]
 
 
+def test_boards_with_any_image_come_before_empty_ones() -> None:
+    free = [unit("a", 0, ""), unit("b", 0), unit("c", 1), unit("d", 1, "")]
+    assert prefer(free, [], 1) == ["b"]
+    assert prefer(free, [], 2) == ["b", "a"]  # but the NUMA node counts for more
+    assert prefer(free, [], 2, NLB3) == ["b", "a"]
+
+
 def test_boards_that_do_not_say_where_they_are() -> None:
     assert prefer([unit("a", -1), unit("b", -1)], [], 2) == ["a", "b"]
 
@@ -154,7 +162,7 @@ def test_too_few() -> None:
 
 
 some_units = st.lists(
-    st.builds(unit, st.integers(0, 7).map(str), st.integers(-1, 2), st.sampled_from([NLB0, NLB3])),
+    st.builds(unit, st.integers(0, 7).map(str), st.integers(-1, 2), st.sampled_from([NLB0, NLB3, ""])),
     max_size=7,
     unique_by=lambda unit: unit.id,
 )

@@ -14,4 +14,4 @@ def until(true: Callable[[], object], say: Callable[[], str] = str, seconds: flo
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f"not within {seconds} s: {say()}"
-        time.sleep(0.01)
+        time.sleep(0.005)

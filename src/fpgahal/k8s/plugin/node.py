@@ -115,9 +115,8 @@ class Node:
         while not self._lock.held:
             try:
                 if self._lock.take():
-                    self._kubelet.tidy()
-                    for one in self._offered.values():  # of a folder that is no more
-                        one.server.on_change()
+                    if not self._offered:
+                        self._kubelet.tidy()
                     break
                 why = "Another instance of the plugin serves this kubelet: waiting until it ends"
             except OSError as error:

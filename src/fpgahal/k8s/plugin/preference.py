@@ -13,7 +13,8 @@ def prefer(available: Sequence[Unit], must: Sequence[Unit], size: int, wanted: s
     """Choose units for a container.
 
     As many as possible hold the wanted image already; among those choices, the fewest NUMA nodes; a NUMA node that
-    has just enough is taken before one that would be left with a rest; then in order of `available`.
+    has just enough is taken before one that would be left with a rest; then boards that hold any image (kubelet does
+    not tell which pod it asks for, and the next one often wants the same); then in order of `available`.
 
     Parameters
     ----------
@@ -35,6 +36,7 @@ def prefer(available: Sequence[Unit], must: Sequence[Unit], size: int, wanted: s
     chosen = list({unit.id: unit for unit in must}.values())
     taken = {unit.id for unit in chosen}
     free = list({unit.id: unit for unit in available if unit.id not in taken}.values())
+    free.sort(key=lambda unit: not any(info.afu_id for info in unit.slots))
     ready = [unit for unit in free if image and _holds(unit, image)]
     others = [unit for unit in free if unit not in ready]
     for group in (ready, others):
