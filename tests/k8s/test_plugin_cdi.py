@@ -108,7 +108,7 @@ def test_the_hook_is_told_what_to_look_at(tmp_path: Path) -> None:
     (region, _) = units(devices, Settings(("intel",), mode="region"))
     assert hook_args(spec(region, HOOK)) == ["fpgahal-hook"]
     (region, _) = units(devices, Settings(("intel",), mode="region", intel_annotation=True))
-    assert hook_args(spec(region, HOOK)) == ["fpgahal-hook", "--intel-annotation"]
+    assert hook_args(spec(region, HOOK)) == ["fpgahal-hook"]
     assert "hooks" not in spec(region)["devices"][0]["containerEdits"]
 
 

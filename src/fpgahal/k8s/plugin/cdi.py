@@ -22,7 +22,6 @@ from fpgahal.k8s.files import write_whole
 from fpgahal.k8s.names import CDI_KIND, INTEL_DOMAIN
 from fpgahal.k8s.plugin.unit import Unit
 from fpgahal.k8s.schemes.board import RACK
-from fpgahal.k8s.schemes.intel import ANNOTATION
 from fpgahal.k8s.schemes.settings import Settings
 
 FOLDER = "/var/run/cdi"
@@ -101,14 +100,13 @@ def spec(unit: Unit, hook: str = "", options: Sequence[str] = ()) -> dict[str, A
 def _subject(unit: Unit) -> list[str]:
     """Give the hook's options that say which boards must run what.
 
-    Without ``--device`` it takes that from the container's variables, and refuses a container that has none.
+    Without ``--device`` it takes that from the container's variables, and refuses a container that has none.  Never
+    ``--intel-annotation``: containerd keeps a container's annotations from its hooks, which then would do nothing.
     """
     args = []
     if not _orchestrated(unit):
         for info in unit.slots:
             args += ["--device", f"{info.address}={unit.wanted}" if unit.wanted else info.address]
-    if ANNOTATION.items() <= unit.annotations.items():
-        args.append("--intel-annotation")
     if RACK in unit.env:
         args += ["--rack", unit.env[RACK]]
     return args
