@@ -196,7 +196,7 @@ def test_the_check_of_foreign_objects_can_fail() -> None:
     ],
 )
 def test_wrong_values_are_refused(values: Any) -> None:
-    with pytest.raises(ValueError, match=r"(?i)additional|allowed|one of|pattern|unique|minimum|items|needs plugin.hook"):
+    with pytest.raises(ValueError, match=r"(?i)additional|allowed|one of|pattern|unique|minimum|items|needs"):
         rendered(values)
 
 
