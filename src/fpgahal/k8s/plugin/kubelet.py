@@ -160,6 +160,7 @@ class Registration:
                 backoff.reset()
                 wait = STREAM_SECONDS
             except Exception as error:
+                rpc.check_cancelled()
                 wait = backoff.next()
                 told = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
                 log.warning(
@@ -168,9 +169,6 @@ class Registration:
                     extra={"resource": self._server.resource, "retry_seconds": round(wait, 2)},
                 )
                 self._metrics.registered(self._server.resource, "failed")
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():  # gRPC may end a cancelled call with an error of the call
-                raise asyncio.CancelledError
             await self._until_news(wait, seen if self._with is None else self._situation())
 
     async def _ensure(self) -> None:
