@@ -68,7 +68,7 @@ def withheld(inventory: Inventory, held: Iterable[Holding]) -> Inventory:
     resources = {
         resource: {id: judged(unit) for id, unit in units.items()} for resource, units in inventory.resources.items()
     }
-    return replace(inventory, resources=resources)
+    return replace(inventory, resources=resources) if resources != inventory.resources else inventory
 
 
 def names(info: DeviceInfo) -> set[str]:

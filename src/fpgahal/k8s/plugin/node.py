@@ -76,7 +76,8 @@ class Node:
         self._scan_seconds, self._grace_seconds = scan_seconds, grace_seconds
         self._held = held
         self._holdings: tuple[Holding, ...] = ()
-        self._names: Mapping[str, frozenset[str]] = {}  # resource -> ids, when kubelet was asked what pods have
+        self._names: Mapping[str, frozenset[str]] = {}  # resource -> ids
+        self._asked = 0  # how often kubelet was asked what pods have, since names changed
         self._lock = InstanceLock(kubelet.folder)
         self._presence = Presence()
         self._offered: dict[str, Offered] = {}
@@ -172,12 +173,18 @@ class Node:
         return task.result(), ""
 
     async def _withhold(self, wanted: Inventory) -> Inventory:
-        """Keep back what pods have under other names; ask when names have changed, and as long as there is such."""
+        """Keep back what pods have under other names.
+
+        Kubelet is asked when names have changed, twice, because a pod may be given an old name meanwhile; and as long
+        as something is kept back.
+        """
         names = {resource: frozenset(units) for resource, units in wanted.resources.items()}
-        if self._held is not None and (names != self._names or withheld(wanted, self._holdings) is not wanted):
+        if names != self._names:
+            self._names, self._asked = names, 0
+        if self._held is not None and (self._asked < 2 or withheld(wanted, self._holdings) is not wanted):
             try:
                 self._holdings = await self._held()
-                self._names = names
+                self._asked += 1
             except grpc.RpcError as error:  # asked again in the next turn
                 rpc.check_cancelled()
                 log.debug("Kubelet does not say what pods have: %s", error)
