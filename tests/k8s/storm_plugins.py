@@ -182,5 +182,8 @@ class PluginAlone:
         return [json.loads(line)["status_port"] for line in lines if line.endswith("\n")]
 
     def close(self) -> None:
-        self.scan()  # while it is being loaded, SIGTERM would end it like any other program
-        assert self._process.terminate() == 0, self._process.log()
+        try:
+            self.scan()  # while it is being loaded, SIGTERM would end it like any other program
+            assert self._process.terminate() == 0, self._process.log()
+        finally:
+            self._process.end()
