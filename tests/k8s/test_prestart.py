@@ -355,6 +355,6 @@ def test_ensure_programs_no_board_without_an_interface_id(
     port = [replace(rack.devices()[0], interface_id=None)]
     monkeypatch.setattr(fpgahal, "devices", lambda root: port)
     assert ensure(port[0], NLB0, store=store, namespace=None, timeout=1).afu_id == NLB0
-    with pytest.raises(DeviceStateError, match="no interface id"):
+    with pytest.raises(DeviceStateError, match="no interface id can be read"):
         ensure(port[0], NLB3, store=store, namespace=None, timeout=1)
     assert programmed(rack) == [0, 0, 0]

@@ -106,8 +106,8 @@ def ensure(
         return Outcome(now.address, wanted, False)
     if now.interface_id is None and now.driver == "opae":
         raise DeviceStateError(
-            f"{now.address} runs {_hex(now.afu_id)}, expected {wanted}; no image can be checked against it, because it has "
-            f"no interface id that can be read ({now.health.reason}).",
+            f"{now.address} runs {_hex(now.afu_id)}, expected {wanted}; it can't be programmed: no interface id can "
+            f"be read, against which an image could be checked ({now.health.reason}).",
             hint="`fpgahal doctor` says what is missing.",
         )
     if missing is not None and program:
