@@ -302,8 +302,8 @@ def test_D13_the_deadline_holds(store: ImageStore) -> None:
         assert time.monotonic() - begin < 2.5
         assert rack.status(0).state is fpgahal.emu.SlotState.PROGRAMMING
         (done,) = prepare(units(rack.devices()[:1], wanted=NLB3), store)  # kubelet's next try waits for the driver
-        assert (done.afu_id, done.programmed) == (NLB3, False)
-        assert programmed(rack) == [1, 0, 0]
+        assert done.afu_id == NLB3
+        assert programmed(rack)[0] == 1 + done.programmed  # again only if it looked just before the driver was done
 
 
 # --- ensure ---------------------------------------------------------------------------------------------------------
