@@ -80,7 +80,7 @@ def kubelet(session: nox.Session) -> None:
 
 @nox.session
 def storm(session: nox.Session) -> None:
-    """Ten thousand random events over the device plugin; ``nox -s storm -- 500`` has 500.  A seed of its own each time."""
+    """Ten thousand random events over the device plugin, others each time; ``nox -s storm -- 500`` has 500."""
     session.install("-q", package(session, "[k8s]"), *group("e2e"))
     variables = {"FPGAHAL_STORM": session.posargs[0] if session.posargs else "10000"}
     variables["FPGAHAL_STORM_SEED"] = os.environ.get("FPGAHAL_STORM_SEED", str(random.randrange(1 << 32)))

@@ -64,6 +64,11 @@ class PluginProcess:
         """What it logged."""
         return self._log.read_text() if self._log.exists() else ""
 
+    def end(self) -> None:
+        """Leave no process behind."""
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -71,7 +76,6 @@ class PluginProcess:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self.kill()
+        self.end()
         if value is not None:
             print(self.log())

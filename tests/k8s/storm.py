@@ -2,9 +2,9 @@
 """A storm of random events, in whatever order Hypothesis thinks of, over the plugin with emulated boards.
 
 Boards are pulled and put back, break and recover, are programmed by somebody else; pods come, start, restart and go;
-kubelet restarts, the plugin is killed, its sockets are removed.  Whatever happens:
+kubelet restarts, the plugin is killed, its sockets are removed, the node's mode changes.  Whatever happens:
 
-* no board is in two containers, in whatever names;
+* no board is in two containers, under whatever names;
 * a container that was allowed to start has boards that run what it wants, until somebody else's hand changes that;
 * a board that nothing happened to is never told to be unhealthy, nor left out;
 * when things settle, kubelet knows exactly the boards that are well.
@@ -14,6 +14,7 @@ kubelet restarts, the plugin is killed, its sockets are removed.  Whatever happe
 
 from __future__ import annotations
 
+import base64
 import functools
 import shutil
 import tempfile
@@ -32,6 +33,7 @@ from storm_plugins import Plugin, PluginThread
 
 import fpgahal
 from fpgahal import ImageStore, emu
+from fpgahal.k8s.names import af_resource
 
 RACK = "pac-a10:2,d5005,u250:2"
 IMAGES = {"pac-a10": ("nlb0", "nlb3"), "d5005": ("nlb0", "nlb3"), "u250": ("vadd", "passthrough")}
@@ -47,16 +49,21 @@ def images() -> dict[tuple[str, str], bytes]:
     return {(kind, name): emu.build_image(name, kinds[kind]) for kind, names in IMAGES.items() for name in names}
 
 
+def afu_of(resource: str) -> str:
+    """The function in a name of mode af."""
+    return base64.urlsafe_b64decode(resource.rpartition(".")[2] + "=").hex()[32:]
+
+
 @dataclass
 class Board:
     """What the story knows of one board."""
 
-    position: int
     bdf: str
     kind: str
-    resource: str
-    id: str
-    nodes: tuple[Path, ...]
+    interface: str
+    nodes: tuple[Path, ...]  # the application's first
+    resource: str = ""  # and id: what it is offered as
+    id: str = ""
     present: bool = True
     broken: bool = False
     known: bool = True  # whether this run of the plugin has certainly offered it
@@ -73,6 +80,7 @@ class Pod:
     """What the story knows of one pod."""
 
     name: str
+    resource: str
     boards: list[Board]
     wants: list[str] = field(default_factory=list)  # AFU ids
     started: bool = False  # and nobody else has touched its boards since
@@ -97,11 +105,14 @@ class Storm(RuleBasedStateMachine):
             self.images.setdefault(kind, []).append(self.store.add(path).afu_id)
         self.kubelet = FakeKubelet(self.folder)
         self.kubelet.start()
-        self.api = FakeNodes()
+        self.api = FakeNodes(n1={})
         self.api.__enter__()
         self.plugin = self.make(self.folder, self.api.url)
         self.plugin.start()
         self.boards = [self._board(position) for position in range(len(self.rack.devices()))]
+        self.mode = "region"
+        for board in self.boards:
+            self._name(board)
         self.pods: dict[str, Pod] = {}
         self.names = 0
         self.read: dict[str, tuple[int, int]] = {}  # resource -> number of its registration, messages looked at
@@ -109,17 +120,37 @@ class Storm(RuleBasedStateMachine):
 
     def _board(self, position: int) -> Board:
         info = self.rack.devices()[position]
-        kind = self.rack.board(position).name
+        interface = info.interface_id.hex if info.interface_id else ""
         nodes = tuple(Path(node) for node in info.device_nodes)
-        if info.driver == "opae":
-            fme = next(node.name for node in nodes if "fme" in node.name)
-            return Board(position, info.bdf, kind, f"fpga.intel.com/region-{info.interface_id.hex}", fme, nodes)
-        return Board(position, info.bdf, kind, f"fpgahal.dev/{kind}", info.bdf, nodes)
+        return Board(info.bdf, self.rack.board(position).name, interface, nodes)
 
     # --- the boards ---------------------------------------------------------------------------------------------
 
+    def _name(self, board: Board) -> None:
+        """Say what a board is offered as."""
+        afu = self.rack.status(board.bdf).afu_id
+        if board.kind == "u250":
+            name = f"fpgahal.dev/{board.kind}", board.bdf
+        elif self.mode == "region":
+            name = f"fpga.intel.com/region-{board.interface}", board.nodes[1].name
+        else:
+            name = f"fpga.intel.com/{af_resource(board.interface, afu.hex)}", board.nodes[0].name
+        if name != (board.resource, board.id):
+            board.resource, board.id = name
+            board.known, board.disturbed = False, True
+
+    def _elsewhere(self, board: Board) -> bool:
+        """Whether a pod has it under another name."""
+        return any(board in pod.boards and pod.resource != board.resource for pod in self.pods.values())
+
+    def _offered(self, board: Board) -> bool:
+        """Whether it may be handed out."""
+        return board.well and not self._elsewhere(board)
+
     def _touch(self, board: Board) -> None:
         board.disturbed = True
+        if board.well:
+            self._name(board)
         for pod in self.pods.values():
             if board in pod.boards:
                 pod.started = False
@@ -171,17 +202,28 @@ class Storm(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(IMAGES[board.kind]))
         with suppress(fpgahal.FpgaError) if board.spoilt else nullcontext(), fpgahal.open(board.bdf) as dev:
             dev.program(images()[board.kind, name])
-        for pod in self.pods.values():
-            if board in pod.boards:
-                pod.started = False
+        disturbed = board.disturbed
+        self._touch(board)
+        if self.mode == "region" or board.kind == "u250":  # its name has nothing to do with it
+            board.disturbed = disturbed
 
-    @precondition(lambda self: any(board.well for board in self.boards))
+    @precondition(lambda self: self.mode == "region" and any(board.well for board in self.boards))
     @rule(data=st.data())
     def spoil(self, data: st.DataObject) -> None:
         """The next reconfiguration of a board fails, or another function answers after it."""
         board = self._some(data, (board for board in self.boards if board.well))
         self.rack.fault(board.bdf, data.draw(st.sampled_from(("program", "wrong-afu"))), count=1)
         board.spoilt = True
+
+    @rule()
+    def change_mode(self) -> None:
+        self.settle()
+        self.mode = "af" if self.mode == "region" else "region"
+        self.api.annotate("n1", {"fpga.intel.com/device-plugin-mode": self.mode})
+        self.plugin.switch(self.mode)
+        for board in self.boards:
+            if board.well:
+                self._name(board)
 
     # --- the pods -----------------------------------------------------------------------------------------------
 
@@ -190,16 +232,18 @@ class Storm(RuleBasedStateMachine):
         if calm:
             self.settle()
             for old in [old for old, pod in self.pods.items() if pod.boards[0].kind == kind]:
-                self.kubelet.remove(old)
-                del self.pods[old]
+                self._remove(old)
+            self.settle()
         count = min(count, sum(board.kind == kind for board in self.boards))
-        resource = next(board.resource for board in self.boards if board.kind == kind)
+        resource = self._some(data, (board for board in self.boards if board.kind == kind)).resource
         self.names += 1
         name = f"pod{self.names}"
         wants = [data.draw(st.sampled_from(self.images[kind])) for _ in range(count)]
         if kind == "u250":
             wants = wants[:1] * count  # FPGAHAL_AFU is one for all
             variables = {"FPGAHAL_AFU": wants[0]}
+        elif self.mode == "af":
+            variables, wants = {}, []
         else:
             region = resource.rpartition("-")[2]
             variables = {
@@ -208,8 +252,8 @@ class Storm(RuleBasedStateMachine):
                 for variable, value in ((f"FPGA_REGION_{n}", region), (f"FPGA_AFU_{n}", afu))
             }
         self.api.pods["default", name] = variables
-        held = {board.id for pod in self.pods.values() for board in pod.boards}
-        same = [board for board in self.boards if board.resource == resource and board.id not in held]
+        held = {board.bdf for pod in self.pods.values() for board in pod.boards}
+        same = [board for board in self.boards if board.resource == resource and board.bdf not in held]
         certain = [board for board in same if board.well and not board.disturbed]
         try:
             granted = self.kubelet.admit(name, {resource: count})
@@ -219,12 +263,12 @@ class Storm(RuleBasedStateMachine):
             Storm.events["pod refused"] += 1
             return
         Storm.events["admitted"] += 1
-        chosen = [board for board in self.boards if board.id in granted.devices[resource]]
-        assert len(chosen) == count
-        seen = set(granted.env["FPGAHAL_VISIBLE_DEVICES"].split(","))
-        assert seen == {f"{board.bdf}/0" for board in chosen}
-        assert kind == "u250" or len(granted.cdi) == count
-        self.pods[name] = Pod(name, chosen, wants)
+        seen = granted.env["FPGAHAL_VISIBLE_DEVICES"].split(",")
+        chosen = [board for board in self.boards if f"{board.bdf}/0" in seen]
+        assert len(chosen) == len(seen) == count
+        assert "/region-" not in resource or len(granted.cdi) == count
+        wants = wants or [afu_of(resource)] * count
+        self.pods[name] = Pod(name, resource, chosen, wants)
         if calm:
             self.run(self.pods[name])
 
@@ -242,19 +286,26 @@ class Storm(RuleBasedStateMachine):
         try:
             self.kubelet.start_container(pod.name)
         except StartError:
-            if self.quiet and all(board.well and not board.disturbed and not board.spoilt for board in pod.boards):
+            same = all(board.resource == pod.resource for board in pod.boards)
+            calm = all(board.well and not board.disturbed and not board.spoilt for board in pod.boards)
+            if self.quiet and same and calm:
                 raise
             Storm.events["start refused"] += 1
             return
         pod.started = True
         Storm.events["started"] += 1
+        for board in pod.boards:
+            self._name(board)
 
     @precondition(lambda self: self.pods)
     @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.pods)))
+        self._remove(data.draw(st.sampled_from(sorted(self.pods))))
+
+    def _remove(self, name: str) -> None:
         self.kubelet.remove(name)
-        del self.pods[name]
+        for board in self.pods.pop(name).boards:
+            board.disturbed = True  # kept back until the plugin asks again, if it has another name now
 
     # --- the processes ------------------------------------------------------------------------------------------
 
@@ -300,14 +351,15 @@ class Storm(RuleBasedStateMachine):
     def misbeliefs(self) -> list[str]:
         """What kubelet believes that is not so."""
         found = []
-        for name in {board.resource for board in self.boards}:
+        for name in self.kubelet.capacity():
             told = self.kubelet.devices(name)
-            there = {board.id: board for board in self.boards if board.resource == name}
-            found += [f"{id} of {name} is told" for id in told.keys() - there.keys()]
-            for id, board in there.items():
-                unheard_of = not board.well and not board.known and id not in told
-                if told.get(id) is not board.well and not unheard_of:
-                    found.append(f"{id} of {name} is told to be {told.get(id)}, but {board}")
+            there = {board.id for board in self.boards if board.resource == name}
+            found += [f"{id} of {name} is told" for id, well in told.items() if well and id not in there]
+        for board in self.boards:
+            told = self.kubelet.devices(board.resource)
+            unheard_of = not board.well and not board.known and board.id not in told
+            if told.get(board.id) is not self._offered(board) and not unheard_of:
+                found.append(f"{board.id} of {board.resource} is told to be {told.get(board.id)}, but {board}")
         return found
 
     @invariant()
@@ -335,7 +387,7 @@ class Storm(RuleBasedStateMachine):
             self.read[name] = registration, len(messages)
             for message in new:
                 for board in self.boards:
-                    if board.resource == name and board.well and not board.disturbed:
+                    if board.resource == name and self._offered(board) and not board.disturbed:
                         told = message[board.id].health if board.id in message else "left out"
                         assert told == "Healthy", f"{board.id} of {name}: {told}, but nothing happened to it"
 

@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from fpgahal.k8s.api import Api
 from fpgahal.k8s.plugin import prestart
 from fpgahal.k8s.plugin.boards import Boards
 from fpgahal.k8s.plugin.cdi import CdiFolder
+from fpgahal.k8s.plugin.holdings import holdings
 from fpgahal.k8s.plugin.kubelet import Kubelet
 from fpgahal.k8s.plugin.metrics import Metrics
 from fpgahal.k8s.plugin.node import Node
@@ -51,6 +53,10 @@ class Plugin(Protocol):
         """Wait until the boards were looked at, by a scan that began after this."""
         ...
 
+    def switch(self, mode: str) -> None:
+        """The node's annotation changes."""
+        ...
+
     def close(self) -> None:
         """The story is over."""
         ...
@@ -64,21 +70,29 @@ class PluginThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._ended = asyncio.Event()
+        self._settings = SETTINGS
+        self._pod_resources = str(folder / "pod-resources" / "kubelet.sock")
 
     def start(self) -> None:
         self._do(self._start())
 
     async def _start(self) -> None:
         cdi = CdiFolder(str(self._folder / "cdi"))
-        boards = Boards(SETTINGS, cdi, "/no/hook", prepare=self._prepare)
-        self._node = Node(Kubelet(self._folder), boards, Metrics(), scan_seconds=0.5, grace_seconds=GRACE)
+        self._boards = Boards(self._settings, cdi, "/no/hook", prepare=self._prepare)
+        self._node = Node(
+            Kubelet(self._folder),
+            self._boards,
+            Metrics(),
+            scan_seconds=0.5,
+            grace_seconds=GRACE,
+            held=lambda: holdings(self._pod_resources),
+        )
         self._task = asyncio.create_task(self._node.run())
 
     async def _prepare(self, units: Sequence[Unit], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         async with Api(self._api) as api:
-            pods = Pods(api, str(self._folder / "pod-resources" / "kubelet.sock"))
+            pods = Pods(api, self._pod_resources)
             store = ImageStore(self._folder / "store")
             await prestart.prepare(units, store=store, pods=pods, deadline=deadline)
 
@@ -97,6 +111,10 @@ class PluginThread:
 
     def wake(self) -> None:
         self._loop.call_soon_threadsafe(self._node.wake)
+
+    def switch(self, mode: str) -> None:
+        self._settings = self._boards.settings = replace(self._settings, mode=mode)
+        self.wake()
 
     def scan(self) -> None:
         for _ in range(2):  # one may be under way
@@ -123,7 +141,12 @@ class PluginAlone:
     """``fpgahal-plugin`` in a process of its own."""
 
     def __init__(self, folder: Path, api: str) -> None:
-        options = [f"--schemes={','.join(SETTINGS.schemes)}", f"--mode={SETTINGS.mode}", f"--api-server={api}"]
+        options = [
+            f"--schemes={','.join(SETTINGS.schemes)}",
+            f"--mode={SETTINGS.mode}",
+            f"--api-server={api}",
+            "--node-name=n1",
+        ]
         options += ["--scan-seconds=0.05", f"--grace-seconds={GRACE}", "--hook=/no/hook", f"--cdi-dir={folder / 'cdi'}"]
         options += [f"--rack={folder / 'rack'}", f"--store={folder / 'store'}"]
         options += ["--json", "--status-host=127.0.0.1", "--status-port=0"]
@@ -138,6 +161,9 @@ class PluginAlone:
 
     def wake(self) -> None:
         """It looks often enough."""
+
+    def switch(self, mode: str) -> None:
+        """It watches the API server."""
 
     def scan(self) -> None:
         before = self._scans()
@@ -156,5 +182,8 @@ class PluginAlone:
         return [json.loads(line)["status_port"] for line in lines if line.endswith("\n")]
 
     def close(self) -> None:
-        self.scan()  # while it is being loaded, SIGTERM would end it like any other program
-        assert self._process.terminate() == 0, self._process.log()
+        try:
+            self.scan()  # while it is being loaded, SIGTERM would end it like any other program
+            assert self._process.terminate() == 0, self._process.log()
+        finally:
+            self._process.end()

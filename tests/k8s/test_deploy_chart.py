@@ -187,6 +187,7 @@ def test_the_check_of_foreign_objects_can_fail() -> None:
         {"plugin": {"options": {"hook": "/bin/true"}}},
         {"plugin": {"programming": "allocate"}},
         {"plugin": {"store": "relative"}},
+        {"plugin": {"programming": "hook", "hook": {"enabled": False}}},
         {"webhook": {"failurePolicy": "Ignore"}},
         {"webhook": {"replicas": 0}},
         {"emulated": {"boards": "u250 pac-a10"}},
@@ -195,7 +196,7 @@ def test_the_check_of_foreign_objects_can_fail() -> None:
     ],
 )
 def test_wrong_values_are_refused(values: Any) -> None:
-    with pytest.raises(ValueError, match=r"(?i)schema|additional|allowed|one of|pattern|unique|minimum|items"):
+    with pytest.raises(ValueError, match=r"(?i)additional|allowed|one of|pattern|unique|minimum|items|needs"):
         rendered(values)
 
 
@@ -294,6 +295,7 @@ def test_the_hook_is_where_the_plugin_says(documents: list[Any]) -> None:
             assert not inits
             continue
         ((init,), (config,)) = inits, configs
+        assert config.cdi, "a container without CDI device would start unseen"
         folder, program = config.hook.rsplit("/bin/", 1)
         assert init.volumes[init.spec["args"][2]]["hostPath"]["path"] == folder == "/opt/fpgahal"
         assert program == "fpgahal-hook"
@@ -311,7 +313,6 @@ def test_who_programs() -> None:
     config, container = of("hook")
     assert not config.prestart, "it would refuse what the hook has yet to load"
     assert "--program" in hook_options(config)
-    assert config.cdi, "a container without CDI device would start unseen"
     config, container = of("prestart")
     assert (config.prestart, config.program) == (True, True)
     assert "--program" not in hook_options(config)

@@ -221,7 +221,7 @@ def test_a_pod_gets_its_function_from_a_plugin_with_the_manifests_rights(tmp_pat
     ):
         kubelet.folder.chmod(0o750)
         kubelet.socket.chmod(0o755)
-        kubelet.wait(lambda: kubelet.allocatable() == {region: 2, "fpgahal.dev/u250": 1}, 30)
+        kubelet.wait(lambda: kubelet.allocatable() == {region: 2, "fpgahal.dev/u250": 1}, 60)
         for namespace in ("team-a", "team-b"):
             api.pod = {"spec": {"containers": [{"name": "main", "env": variables}]}}
             granted = kubelet.admit("demo", {region: 1}, namespace=namespace)
@@ -291,7 +291,7 @@ def test_the_driver_publishes_its_boards_with_its_manifests_rights(tmp_path: Pat
 
 
 def wait(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not condition():
         assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < end, "it did not happen in time"

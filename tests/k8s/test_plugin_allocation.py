@@ -106,8 +106,8 @@ def test_an_unhealthy_unit_is_refused(tmp_path: Path) -> None:
         share(node, Settings(("intel",)), "intel-fpga-port.1", "intel-fpga-port.0")
 
 
-def test_an_emulated_board_is_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    with fpgahal.emu.rack("pac-a10:2") as rack:
+def test_an_emulated_board_is_a_folder() -> None:
+    with fpgahal.emu.rack("pac-a10:2") as rack, pytest.MonkeyPatch.context() as monkeypatch:
         offered = units(fpgahal.devices(), Settings())
         got = allocate([*offered.values()], Settings())
         assert got.mounts == (Mount(rack.dir, rack.dir),)

@@ -15,8 +15,6 @@ from node_trees import CARD1, CARD2, IF12, NLB0, NLB3, Node
 import fpgahal
 from fpgahal import ArgumentRangeError, DeviceInfo, Health, HealthStatus
 from fpgahal.k8s.names import check_device_id, check_resource
-from fpgahal.k8s.plugin.boards import Boards
-from fpgahal.k8s.plugin.cdi import CdiFolder
 from fpgahal.k8s.plugin.inventory import Settings, driver_problems, take
 from fpgahal.k8s.plugin.unit import Inventory, Skipped
 from fpgahal.k8s.schemes.settings import MODES, NAMES
@@ -107,22 +105,6 @@ def test_B9_no_driver(tmp_path: Path, mode: str) -> None:
     (tmp_path / "sys/class/fpga").mkdir()
     assert driver_problems(fpgahal.kernel_drivers(str(tmp_path)), intel(mode)) == ()
     assert take(fpgahal.devices(str(tmp_path)), intel(mode)) == Inventory()
-
-
-def test_B9_it_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: list[str] = []
-    monkeypatch.setattr(fpgahal, "kernel_drivers", lambda: loaded)
-    monkeypatch.setattr(fpgahal, "devices", list)
-    boards = Boards(intel(), CdiFolder(str(tmp_path)))
-    for _ in range(3):
-        assert boards.scan() == Inventory()
-    loaded.append("dfl")
-    boards.scan()
-    loaded.clear()
-    boards.scan()  # unloaded again: told again
-    assert [record.getMessage() for record in caplog.records] == [
-        "Nothing can be offered: scheme intel: kernel driver not loaded; expected dfl or intel-fpga"
-    ] * 2
 
 
 def test_drivers_are_asked_for_by_scheme(tmp_path: Path) -> None:

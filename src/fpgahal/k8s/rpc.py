@@ -7,6 +7,7 @@ method, of the method's name: ``async def Allocate(self, request, context)``.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -46,3 +47,13 @@ def channel(path: str) -> grpc.aio.Channel:
     (grpc/grpc#38142).
     """
     return grpc.aio.insecure_channel(f"unix:{path}", options=[("grpc.default_authority", "localhost")])
+
+
+def check_cancelled() -> None:
+    """Raise CancelledError if this task was cancelled; call it where a call's error is caught.
+
+    A call that is cancelled while the other side dies ends with its own error, and the cancellation is lost.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

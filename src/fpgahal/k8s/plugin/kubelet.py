@@ -160,9 +160,7 @@ class Registration:
                 backoff.reset()
                 await self._until(self._unsettled)
             except Exception as error:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():  # gRPC may end a cancelled call with an error of the call
-                    raise asyncio.CancelledError from error
+                rpc.check_cancelled()
                 wait = backoff.next()
                 told = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
                 log.warning(

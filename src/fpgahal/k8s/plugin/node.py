@@ -6,9 +6,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import grpc
+
+from fpgahal.k8s import rpc
+from fpgahal.k8s.plugin.holdings import Holding, withheld
 from fpgahal.k8s.plugin.hotplug import Hotplug
 from fpgahal.k8s.plugin.kubelet import InstanceLock, Kubelet, Registration
 from fpgahal.k8s.plugin.metrics import Metrics
@@ -44,6 +48,8 @@ class Node:
         Between scans, where no event asks for one.
     grace_seconds : float
         How long a board that is not seen is kept, unhealthy.
+    held : callable, optional
+        Asks kubelet what pods have; without it, a board whose name changes may be given to a second pod.
 
     Attributes
     ----------
@@ -64,9 +70,14 @@ class Node:
         *,
         scan_seconds: float = 5.0,
         grace_seconds: float = 60.0,
+        held: Callable[[], Awaitable[tuple[Holding, ...]]] | None = None,
     ) -> None:
         self._kubelet, self._work, self._metrics = kubelet, work, metrics
         self._scan_seconds, self._grace_seconds = scan_seconds, grace_seconds
+        self._held = held
+        self._holdings: tuple[Holding, ...] = ()
+        self._names: Mapping[str, frozenset[str]] = {}  # resource -> ids
+        self._asked = 0  # how often kubelet was asked what pods have, since names changed
         self._lock = InstanceLock(kubelet.folder)
         self._presence = Presence()
         self._offered: dict[str, Offered] = {}
@@ -145,7 +156,7 @@ class Node:
                 wanted = unseen(self._presence, f"the boards can't be looked at: {why}").inventory
         self._metrics.scanned("ok" if seen is not None else "failed", time.perf_counter() - begin)
         if wanted is not None:
-            await self._apply(await self._publish(wanted))
+            await self._apply(await self._publish(await self._withhold(wanted)))
         self.turns += 1
 
     async def _scan(self) -> tuple[Inventory | None, str]:
@@ -160,6 +171,24 @@ class Node:
         if error is not None:
             return None, str(error) or type(error).__name__
         return task.result(), ""
+
+    async def _withhold(self, wanted: Inventory) -> Inventory:
+        """Keep back what pods have under other names.
+
+        Kubelet is asked when names have changed, twice, because a pod may be given an old name meanwhile; and as long
+        as something is kept back.
+        """
+        names = {resource: frozenset(units) for resource, units in wanted.resources.items()}
+        if names != self._names:
+            self._names, self._asked = names, 0
+        if self._held is not None and (self._asked < 2 or withheld(wanted, self._holdings) is not wanted):
+            try:
+                self._holdings = await self._held()
+                self._asked += 1
+            except grpc.RpcError as error:  # asked again in the next turn
+                rpc.check_cancelled()
+                log.debug("Kubelet does not say what pods have: %s", error)
+        return withheld(wanted, self._holdings)
 
     async def _publish(self, wanted: Inventory) -> Inventory:
         """Write the files that containers need; units whose file can't be written are not fit to be handed out."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from fpgahal.k8s.plugin.boards import Boards
 from fpgahal.k8s.plugin.cdi import CdiFolder
 from fpgahal.k8s.plugin.config import Config
+from fpgahal.k8s.plugin.holdings import holdings
 from fpgahal.k8s.plugin.kubelet import Kubelet
 from fpgahal.k8s.plugin.metrics import Metrics
 from fpgahal.k8s.plugin.node import Node
@@ -49,6 +50,7 @@ class Service:
         self.config = config
         self.metrics = Metrics()
         prepare = self._prepare if config.prestart else None
+        self._pod_resources = str(config.kubelet_dir / "pod-resources" / "kubelet.sock")
         cdi = CdiFolder(str(config.cdi_dir), hook_options(config))
         self.boards = Boards(config.settings(), cdi, config.hook, prepare, self._wish)
         self.node = Node(
@@ -57,6 +59,7 @@ class Service:
             self.metrics,
             scan_seconds=config.scan_seconds,
             grace_seconds=config.grace_seconds,
+            held=lambda: holdings(self._pod_resources),
         )
         self.metrics.mode = lambda: self.boards.settings.mode
         self._api: Api | None = None
@@ -170,7 +173,7 @@ class Service:
             await prestart.prepare(
                 units,
                 store=store.ImageStore(self.config.store) if self.config.store.is_dir() else None,
-                pods=pods.Pods(self._api, str(self.config.kubelet_dir / "pod-resources" / "kubelet.sock")),
+                pods=pods.Pods(self._api, self._pod_resources),
                 deadline=deadline,
                 program=self.config.program,
                 hook=self.boards.hooked(units),
