@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
@@ -273,11 +274,14 @@ def test_what_the_pod_says_is_left_to_the_hook_when_nobody_answers(
     assert [one.afu_id for one in prepare(units(rack.devices()[:1], wanted=NLB3), store, away)] == [NLB3]
 
 
-def test_boards_are_programmed_side_by_side(tmp_path: Path, store: ImageStore) -> None:
-    with fpgahal.emu.rack("dcp10:2,dcp12", program_ms=600) as rack:
-        begin = time.monotonic()
-        prepare(units(rack.devices()[:2], wanted=NLB3), store)
-        assert time.monotonic() - begin < 1.15
+def test_boards_are_programmed_side_by_side(store: ImageStore) -> None:
+    with fpgahal.emu.rack("dcp10:2,dcp12", program_ms=1000) as rack:
+        working = threading.Thread(target=prepare, args=(units(rack.devices()[:2], wanted=NLB3), store))
+        working.start()
+        both = [fpgahal.emu.SlotState.PROGRAMMING] * 2
+        while [rack.status(n).state for n in (0, 1)] != both:
+            assert working.is_alive(), "one after the other"
+        working.join(30)
         assert programmed(rack) == [1, 1, 0]
 
 
@@ -291,15 +295,15 @@ def test_one_failure_does_not_stop_the_others(rack: fpgahal.emu.Rack, store: Ima
 
 
 def test_D13_the_deadline_holds(store: ImageStore) -> None:
-    with fpgahal.emu.rack("dcp10:2,dcp12", program_ms=1500) as rack:
+    with fpgahal.emu.rack("dcp10:2,dcp12", program_ms=3000) as rack:
         begin = time.monotonic()
         with pytest.raises(ProgramTimeoutError, match="did not finish"):
             prepare(units(rack.devices()[:1], wanted=NLB3), store, deadline=begin + 0.3)
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < 2.5
         assert rack.status(0).state is fpgahal.emu.SlotState.PROGRAMMING
         (done,) = prepare(units(rack.devices()[:1], wanted=NLB3), store)  # kubelet's next try waits for the driver
-        assert (done.afu_id, done.programmed) == (NLB3, False)
-        assert programmed(rack) == [1, 0, 0]
+        assert done.afu_id == NLB3
+        assert programmed(rack)[0] == 1 + done.programmed  # again only if it looked just before the driver was done
 
 
 # --- ensure ---------------------------------------------------------------------------------------------------------
