@@ -34,10 +34,8 @@ import sys
 sys.path.append("{prefix}/lib/packages")
 from fpgahal.k8s.hook import main
 
-sys.exit(main([{options}*sys.argv[1:]]))
+sys.exit(main())
 """
-#: A CDI file names a program, so what the hook may do is in the program's name.
-SCRIPTS = {"fpgahal-hook": "", "fpgahal-hook-program": '"--program", '}
 STAMP = "digest"
 
 
@@ -58,10 +56,9 @@ def make(folder: Path, prefix: Path, packages: Path) -> None:
     patch = ["patchelf", "--force-rpath", "--add-rpath", f"{prefix}/lib"]
     subprocess.run([*patch, *sorted({*folder.rglob("*.so"), *folder.rglob("*.so.*"), program} - own)], check=True)
     subprocess.run(["patchelf", "--set-interpreter", prefix / "lib" / loader.name, program], check=True)
-    for name, options in SCRIPTS.items():
-        script = folder / "bin" / name
-        script.write_text(SCRIPT.format(prefix=prefix, options=options))
-        script.chmod(0o755)
+    script = folder / "bin" / "fpgahal-hook"
+    script.write_text(SCRIPT.format(prefix=prefix))
+    script.chmod(0o755)
     (folder / STAMP).write_text(digest(folder))
 
 

@@ -51,10 +51,9 @@ from fpgahal._errors import (
     RunTimeoutError,
     UnsupportedError,
 )
-from fpgahal._find import devices, find, open
+from fpgahal._find import devices, find, kernel_drivers, open
 from fpgahal._group import DeviceGroup, open_all
 from fpgahal._interrupt import Interrupt
-from fpgahal._sysfs import kernel_drivers
 from fpgahal._types import (
     ArgInfo,
     ArgKind,
@@ -161,3 +160,7 @@ def __getattr__(name: str) -> Any:
         value = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
         return value
     raise AttributeError(f"module 'fpgahal' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

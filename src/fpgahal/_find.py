@@ -48,11 +48,32 @@ def devices(root: str = "/") -> list[DeviceInfo]:
     DeviceNotFoundError
         A device that a variable names is not there; the message lists those that are.
     """
-    if root == "/":
+    return _visible(_sysfs.scan(_machine(root)))
+
+
+def kernel_drivers(root: str = "/") -> list[str]:
+    """List which of the boards' Linux drivers are loaded: ``"dfl"``, ``"intel-fpga"``, ``"xocl"``.
+
+    Parameters
+    ----------
+    root : str
+        Folder that stands for ``/``; an active emulated rack stands for it, too, as in :func:`devices`.
+    """
+    return _sysfs.kernel_drivers(_machine(root))
+
+
+def _machine(root: str) -> str:
+    """Give the folder to look at: an active rack takes the place of the machine."""
+    if root == "/" and _may_be_emulated():
         from fpgahal import emu
 
-        root = emu.active() or root
-    return _visible(_sysfs.scan(root))
+        return emu.active() or root
+    return root
+
+
+def _may_be_emulated() -> bool:
+    """Whether to ask the emulator, which is not loaded for real boards."""
+    return "fpgahal.emu" in sys.modules or any(map(os.environ.get, ("FPGAHAL_EMU_RACK", "FPGAHAL_EMULATE")))
 
 
 def _visible(infos: list[DeviceInfo]) -> list[DeviceInfo]:
@@ -169,7 +190,10 @@ def find_all(**wanted: Any) -> list[DeviceInfo]:
         return matches
     if known:
         raise DeviceNotFoundError(
-            f"No device matches {_asked(wanted)}.  There are:{_listing(known)}", hint="`fpgahal list` shows them."
+            f"No device matches {_asked(wanted)}.  There are:{_listing(known)}",
+            hint=f"{VISIBLE_DEVICES} is set and hides all others."
+            if os.environ.get(VISIBLE_DEVICES, "").strip()
+            else "`fpgahal list` shows them.",
         )
     raise DeviceNotFoundError(
         "No FPGA device was found in /sys (drivers looked for: dfl, intel-fpga, xocl).",
@@ -235,4 +259,4 @@ def _full_bdf(text: str) -> str:
     return text if text.count(":") == 2 else f"0000:{text}"
 
 
-__all__ = ["devices", "find", "open"]
+__all__ = ["devices", "find", "kernel_drivers", "open"]

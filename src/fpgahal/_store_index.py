@@ -2,7 +2,8 @@
 """The image store's index: which file has which digest, and who may use it.  No I/O here.
 
 A change is written down before it is made, and struck out after: whatever dies in between leaves an index that, with
-the file's own digest, still says what is in the store.
+the file's own digest, still says what is in the store.  (Should somebody else change that very file before the next
+writer has looked, the change counts as not made.)
 """
 
 from __future__ import annotations

@@ -119,9 +119,7 @@ class FakeApi:
 
     async def _serve(self) -> None:
         app = web.Application()
-        app.router.add_get("/apis/fpga.intel.com/v2/{plural}", self._list)
-        app.router.add_get("/api/v1/{plural}", self._core)
-        app.router.add_patch("/apis/fpga.intel.com/v2/namespaces/{ns}/{plural}/{name}/status", self._status)
+        self._add_routes(app)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls).start()
@@ -130,6 +128,11 @@ class FakeApi:
         self._ready.set()
         await self._stop.wait()
         await runner.cleanup()
+
+    def _add_routes(self, app: web.Application) -> None:
+        app.router.add_get("/apis/fpga.intel.com/v2/{plural}", self._list)
+        app.router.add_get("/api/v1/{plural}", self._core)
+        app.router.add_patch("/apis/fpga.intel.com/v2/namespaces/{ns}/{plural}/{name}/status", self._status)
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         watching = request.query.get("watch") == "1"
@@ -148,7 +151,10 @@ class FakeApi:
         self.requests.append(("GET", request.path_qs))
         if status := self.refuse.get(plural):
             return _error(status)
-        return web.json_response({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": self.lists[plural]})
+        begin, size = int(request.query.get("continue", "0=").rstrip("=")), int(request.query["limit"])
+        more = {"continue": f"{begin + size}="} if begin + size < len(self.lists[plural]) else {}
+        items = self.lists[plural][begin : begin + size]
+        return web.json_response({"kind": "List", "metadata": {"resourceVersion": "1", **more}, "items": items})
 
     async def _watch(self, request: web.Request, plural: str, version: int) -> web.StreamResponse:
         self.told_gone += version < self.compacted

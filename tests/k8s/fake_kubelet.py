@@ -129,6 +129,7 @@ class FakeKubelet:
         self.registrations: list[Registration] = []
         self.refused: list[str] = []  # why Register refused
         self.refuse = ""  # if not empty: Register refuses with it
+        self.meddle: Callable[[str], None] = lambda endpoint: None  # called before Register answers
         self.pods: dict[tuple[str, str], dict[str, Granted]] = {}  # (namespace, pod) -> container -> what it got
         self.calls: list[tuple[str, str, tuple[str, ...]]] = []  # method, resource, ids
         self._endpoints: dict[str, Endpoint] = {}
@@ -239,6 +240,7 @@ class FakeKubelet:
             )
             self._changed.notify_all()
         threading.Thread(target=self._read, args=[endpoint, self._life], daemon=True).start()
+        self.meddle(request.endpoint)
         return pb.Empty()
 
     def _refuse(self, context: grpc.ServicerContext, why: str) -> None:

@@ -18,6 +18,8 @@ class FakeNodes:
     def __init__(self, **annotations: Mapping[str, str]) -> None:
         self.nodes = {name: self._node(name, dict(found), 1) for name, found in annotations.items()}
         self.pods: dict[tuple[str, str], dict[str, str]] = {}  # (namespace, name) -> variables of container main
+        self.pending: list[dict[str, Any]] = []  # pods that are bound to a node and have no container yet
+        self.asked: list[str] = []  # field selectors of pods
         self.version = 1
         self.events: list[tuple[int, dict[str, Any]]] = []
         self.refuse = 0  # HTTP status for all requests
@@ -59,6 +61,7 @@ class FakeNodes:
     async def _serve(self) -> None:
         app = web.Application()
         app.router.add_get("/api/v1/nodes", self._answer)
+        app.router.add_get("/api/v1/pods", self._pods)
         app.router.add_get("/api/v1/namespaces/{ns}/pods/{name}", self._pod)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
@@ -68,6 +71,12 @@ class FakeNodes:
         await self._stop.wait()
         self._news.set()
         await runner.cleanup()
+
+    async def _pods(self, request: web.Request) -> web.Response:
+        self.asked.append(request.query["fieldSelector"])
+        if self.refuse:
+            return web.json_response({"message": "refused"}, status=self.refuse)
+        return web.json_response({"items": self.pending})
 
     async def _pod(self, request: web.Request) -> web.Response:
         env = self.pods.get((request.match_info["ns"], request.match_info["name"]))

@@ -84,7 +84,7 @@ class FakeWork:
             tuple(f"fpgahal.dev/fpga={one.id}" for one in units) if self.cdi else (),
         )
 
-    def prefer(self, available: Sequence[Unit], must: Sequence[Unit], size: int) -> list[str]:
+    async def prefer(self, resource: str, available: Sequence[Unit], must: Sequence[Unit], size: int) -> list[str]:
         return sorted((one.id for one in available), reverse=True)[:size]
 
     async def prepare(self, units: Sequence[Unit], seconds: float) -> None:
@@ -132,10 +132,10 @@ class Running:
         self.look()
 
     def look(self) -> None:
-        """Return when the boards have been looked at once more."""
-        turns = self.node.turns
+        """Return when the boards have been looked at once more: by a scan that begins from now on."""
+        scans = self.work.scans
         self.call(self.node.wake)
-        until(lambda: self.node.turns > turns)
+        until(lambda: self.node.turns > scans)
 
     def stop(self) -> None:
         if self._thread.is_alive():

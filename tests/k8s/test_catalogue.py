@@ -170,6 +170,7 @@ def test_board_for_a_file_without_platform(tmp_path: Path) -> None:
             ENTRY + f'afu_id = "{NLB0}"\n' + ENTRY.replace(".i", ".j") + f'afu_id = "{NLB0}"',
             "images i and j have the same ids",
         ),
+        (ENTRY.replace('"a" = 1', ", ".join(f"a{n} = 1" for n in range(21))), "image i has more than 20 accelerators"),
         ("[groups.g]", "either instance_type (and scheme) or boards"),
         ('[groups.g]\ninstance_type = "m5.large"', "No boards are known"),
         ('[groups.g]\ninstance_type = "f1.4xlarge"\nscheme = "x"', "'x' is no naming scheme"),

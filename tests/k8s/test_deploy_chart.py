@@ -8,11 +8,13 @@ import contextlib
 import io
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import PurePosixPath
 from typing import Any
 
+import cel
 import jsonschema
 import kubernetes_validate
 import pytest
@@ -20,6 +22,7 @@ import yaml
 from deployed import (
     DEPLOY,
     FOREIGN,
+    ROOT,
     VARIANTS,
     VERSIONS,
     Container,
@@ -35,8 +38,11 @@ from deployed import (
 )
 
 from fpgahal._sysfs import boards
+from fpgahal.k8s.dra import DRIVER
+from fpgahal.k8s.dra import app as dra
 from fpgahal.k8s.plugin import app as plugin
 from fpgahal.k8s.plugin.config import Config, load
+from fpgahal.k8s.plugin.service import hook_options
 from fpgahal.k8s.schemes.settings import INTEL_NAMES, MODES, NAMES
 from fpgahal.k8s.webhook import app as webhook
 
@@ -54,13 +60,21 @@ CHOICES: dict[str, Any] = {
     "real and emulated": {"emulated": {"enabled": True}, "nodeFeatureRule": {"enabled": True}},
     "hook programs": {"plugin": {"schemes": ["intel"], "mode": "region", "programming": "hook"}},
     "plugin programs": {"plugin": {"programming": "prestart", "seLinuxType": "container_device_plugin_t"}},
-    "accelerators": {"webhook": {"catalogue": "[images]\n"}},
+    "accelerators": {"catalogue": "[images]\n", "dra": {"enabled": True}},
+    "claims": {"dra": {"enabled": True, "programming": "prepare"}, "plugin": {"enabled": False}},
+    "emulated claims": {"dra": {"enabled": True, "emulated": True, "programming": "prepare"}},
     "no hook": {"plugin": {"hook": {"enabled": False}}},
     "all legacy schemes": {
         "intelNames": "2018",
         "plugin": {
             "schemes": ["bcom-counter", "intel", "xilinx", "inaccel", "bcom", "own"],
-            "options": {"intel-annotation": True, "xilinx-legacy": True, "bcom-units": 4, "scan-seconds": 0.5},
+            "options": {
+                "intel-annotation": True,
+                "xilinx-legacy": True,
+                "bcom-units": 4,
+                "scan-seconds": 0.5,
+                "cdi": False,
+            },
         },
     },
     "elsewhere": {
@@ -80,6 +94,7 @@ CHOICES: dict[str, Any] = {
 
 COMMANDS: dict[str, Callable[[list[str]], argparse.Namespace]] = {
     "fpgahal-plugin": plugin.parse,
+    "fpgahal-dra": dra.build_parser().parse_args,
     "fpgahal-webhook": webhook.build_parser().parse_args,
 }
 
@@ -105,6 +120,13 @@ def test_manifests_are_what_the_chart_renders(variant: str) -> None:
     assert (DEPLOY / f"manifests/{variant}.yaml").read_text() == script("render").manifest(values), (
         "run deploy/render.py"
     )
+
+
+def test_helm_finds_nothing_wrong_with_the_chart() -> None:
+    helm_python = pytest.importorskip("helm_python")
+    found = helm_python.lint(str(CHART))
+    assert [message for message in found["messages"] if message["severity"] > 1] == []
+    assert found["errors"] == []
 
 
 def test_every_manifest_has_its_values() -> None:
@@ -165,6 +187,7 @@ def test_the_check_of_foreign_objects_can_fail() -> None:
         {"plugin": {"options": {"hook": "/bin/true"}}},
         {"plugin": {"programming": "allocate"}},
         {"plugin": {"store": "relative"}},
+        {"plugin": {"programming": "hook", "hook": {"enabled": False}}},
         {"webhook": {"failurePolicy": "Ignore"}},
         {"webhook": {"replicas": 0}},
         {"emulated": {"boards": "u250 pac-a10"}},
@@ -173,7 +196,7 @@ def test_the_check_of_foreign_objects_can_fail() -> None:
     ],
 )
 def test_wrong_values_are_refused(values: Any) -> None:
-    with pytest.raises(ValueError, match=r"(?i)schema|additional|allowed|one of|pattern|unique|minimum|items"):
+    with pytest.raises(ValueError, match=r"(?i)additional|allowed|one of|pattern|unique|minimum|items|needs"):
         rendered(values)
 
 
@@ -235,6 +258,9 @@ def test_our_programs_take_their_arguments(documents: list[Any]) -> None:
                 args = script("bundle").build_parser().parse_args(container.spec["args"])
             assert str(args.target) in container.volumes
             continue
+        if program == "sh":
+            assert container.spec["name"] == "images"  # test_deploy_rights runs it
+            continue
         assert not more
         args = COMMANDS[program](container.spec["args"])
         assert callable(args.run)
@@ -263,15 +289,16 @@ def test_the_plugin_has_what_its_arguments_name(documents: list[Any]) -> None:
 
 def test_the_hook_is_where_the_plugin_says(documents: list[Any]) -> None:
     for workload in of_kind(documents, "DaemonSet"):
-        inits = [each for each in containers([workload]) if each.init]
-        (config,) = (plugin_config(each) for each in containers([workload]) if not each.init)
-        if not config.hook:
+        inits = [each for each in containers([workload]) if each.spec["name"] == "hook"]
+        configs = [plugin_config(each) for each in containers([workload]) if each.spec["name"] == "plugin"]
+        if not any(config.hook for config in configs):
             assert not inits
             continue
-        (init,) = inits
+        ((init,), (config,)) = inits, configs
+        assert config.cdi, "a container without CDI device would start unseen"
         folder, program = config.hook.rsplit("/bin/", 1)
         assert init.volumes[init.spec["args"][2]]["hostPath"]["path"] == folder == "/opt/fpgahal"
-        assert program in script("bundle").SCRIPTS
+        assert program == "fpgahal-hook"
 
 
 def test_who_programs() -> None:
@@ -285,11 +312,19 @@ def test_who_programs() -> None:
     assert "/run/lock" not in container.volumes
     config, container = of("hook")
     assert not config.prestart, "it would refuse what the hook has yet to load"
-    assert config.hook.endswith("-program")
+    assert "--program" in hook_options(config)
     config, container = of("prestart")
     assert (config.prestart, config.program) == (True, True)
+    assert "--program" not in hook_options(config)
     assert container.volumes["/run/lock"]["hostPath"]["path"] == "/run/lock"
     assert container.spec["securityContext"]["privileged"] is True
+
+
+def test_commands_are_those_that_the_image_installs() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    used = {each.spec["command"][0] for variant in VARIANTS for each in containers(manifest(variant))}
+    assert used - {"python3", "sh"} <= set(scripts)
+    assert set(COMMANDS) <= set(scripts)
 
 
 def test_plugin_and_webhook_agree_on_names() -> None:
@@ -311,8 +346,12 @@ def test_containers_are_confined(documents: list[Any]) -> None:
         assert container.spec["resources"]["limits"]["memory"]
         assert container.spec["resources"]["requests"]
         if context.get("privileged"):
-            assert plugin_config(container).program
-            assert not plugin_config(container).emulate
+            if container.spec["name"] == "dra":
+                args = dra.build_parser().parse_args(container.spec["args"])
+                assert (args.no_program, args.rack) == (False, None)
+            else:
+                assert plugin_config(container).program
+                assert not plugin_config(container).emulate
             continue
         assert context["allowPrivilegeEscalation"] is False
         assert context["capabilities"] == {"drop": ["ALL"]}
@@ -347,7 +386,7 @@ def test_references_lead_somewhere(documents: list[Any]) -> None:
         ports = {port["name"] for each in containers([workload]) for port in each.spec.get("ports", [])}
         for each in containers([workload]):
             for probe in ("livenessProbe", "readinessProbe"):
-                assert each.init or each.spec[probe]["httpGet"]["port"] in ports
+                assert each.init or not ports or each.spec[probe]["httpGet"]["port"] in ports
     for budget in of_kind(documents, "PodDisruptionBudget"):
         (guarded,) = (each for each in workloads if selects(budget["spec"]["selector"]["matchLabels"], each))
         assert guarded["spec"]["replicas"] > budget["spec"]["minAvailable"], "a node could never be drained"
@@ -360,7 +399,7 @@ def test_network_policies_hold_for_all_pods_and_leave_what_is_needed(documents: 
         labels = workload["spec"]["template"]["metadata"]["labels"]
         (policy,) = (each for each in policies if _covers(each["spec"]["podSelector"], labels))
         assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
-        opened = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
+        opened = {port["port"] for rule in policy["spec"].get("ingress", []) for port in rule["ports"]}
         assert opened == {port["name"] for each in containers([workload]) for port in each.spec.get("ports", [])}
         (egress,) = policy["spec"]["egress"]
         assert {port["port"] for port in egress["ports"]} == {443, 6443}
@@ -392,18 +431,48 @@ def test_the_plugin_may_read_what_it_reads_and_nothing_else() -> None:
     assert not allows(documents, account, "PATCH", "/api/v1/nodes/n")
 
 
+def test_the_driver_may_do_what_it_does_on_its_own_node_and_nothing_else() -> None:
+    documents = rendered({"dra": {"enabled": True}})
+    rights = {
+        (resource, verb)
+        for rule in one(documents, "ClusterRole", "dra")["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    slices = {("resourceslices", verb) for verb in ("list", "watch", "create", "update", "delete")}
+    assert rights == {*slices, ("resourceclaims", "get"), ("nodes", "get")}
+    policy = one(documents, "ValidatingAdmissionPolicy")
+    binding = one(documents, "ValidatingAdmissionPolicyBinding")
+    assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
+    account = one(documents, "ServiceAccount", "dra")["metadata"]
+    (condition,) = policy["spec"]["matchConditions"]
+    user = f"system:serviceaccount:{account['namespace']}:{account['name']}"
+    assert cel.evaluate(condition["expression"], {"request": {"userInfo": {"username": user}}})
+    assert not cel.evaluate(condition["expression"], {"request": {"userInfo": {"username": f"{user}2"}}})
+
+
+def test_claims_ask_our_driver() -> None:
+    documents = rendered({"dra": {"enabled": True}})
+    (selector,) = one(documents, "DeviceClass")["spec"]["selectors"]
+    assert cel.evaluate(selector["cel"]["expression"], {"device": {"driver": DRIVER}})
+    assert not cel.evaluate(selector["cel"]["expression"], {"device": {"driver": "gpu.example.com"}})
+    (container,) = containers([one(documents, "DaemonSet", "dra")])
+    assert f"/var/lib/kubelet/plugins/{DRIVER}" in container.volumes
+    assert {entry["name"] for entry in container.spec["env"]} == {"NODE_NAME", "POD_UID"}
+
+
 # --- nodes ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_node_is_real_or_emulated() -> None:
-    """Both would offer boards under the same names, and kubelet would take the one that came last."""
-    documents = rendered({"emulated": {"enabled": True}})
-    real, emulated = (one(documents, "DaemonSet", name) for name in ("plugin", "emulated"))
+def test_a_nodes_boards_are_offered_by_one() -> None:
+    """Two would hand out one board, or two boards under one name."""
+    documents = rendered({"emulated": {"enabled": True}, "dra": {"enabled": True}})
+    real, *others = (one(documents, "DaemonSet", name) for name in ("plugin", "emulated", "dra"))
     (term,) = real["spec"]["template"]["spec"]["affinity"]["nodeAffinity"][
         "requiredDuringSchedulingIgnoredDuringExecution"
     ]["nodeSelectorTerms"]
-    (label,) = emulated["spec"]["template"]["spec"]["nodeSelector"]
-    assert term["matchExpressions"] == [{"key": label, "operator": "DoesNotExist"}]
+    labels = [label for each in others for label in each["spec"]["template"]["spec"]["nodeSelector"]]
+    assert term["matchExpressions"] == [{"key": label, "operator": "DoesNotExist"} for label in labels]
 
 
 def test_the_feature_rule_knows_every_board() -> None:

@@ -19,6 +19,10 @@ from deployed import DEPLOY, ROOT, script
 from packaging.requirements import Requirement
 
 import fpgahal
+from fpgahal.k8s.plugin import cdi
+from fpgahal.k8s.plugin.config import load
+from fpgahal.k8s.plugin.inventory import take
+from fpgahal.k8s.plugin.service import hook_options
 
 PREFIX = "/opt/fpgahal"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -81,21 +85,45 @@ def test_H3_the_installed_hook_refuses(host: Path, state: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_installed_hook_judges_a_board(host: Path) -> None:
-    """An emulated one: the rack is a folder on that machine."""
+def test_the_installed_hook_does_what_a_cdi_file_says(host: Path) -> None:
+    """It loads what the container wants onto an emulated board, a folder of that machine; and refuses the rest."""
+    nlb3 = "f7df405cbd7acf7222f144b0b93acd18"
+    config = load({"cdi": True, "prestart": False, "store": "/images"}, {})
     with fpgahal.emu.rack("pac-a10") as rack:
-        (info,) = fpgahal.devices()
-        shutil.copytree(rack.dir, host / "rack", dirs_exist_ok=True, symlinks=True)
+        ((unit,),) = (each.values() for each in take(fpgahal.devices(), config.settings()).resources.values())
+        ((hook,),) = (
+            each["containerEdits"]["hooks"] for each in cdi.spec(unit, config.hook, hook_options(config))["devices"]
+        )
+        inside = host / rack.dir.strip("/")
+        shutil.copytree(rack.dir, inside, symlinks=True)
+        image = fpgahal.emu.build_image("nlb3", fpgahal.emu.boards()["pac-a10"])
+    assert hook["path"] == f"{PREFIX}/bin/fpgahal-hook"
+    fpgahal.ImageStore(str(host / "images")).add(image, namespaces=["team-a"])
     (host / "bundle").mkdir()
-    config = {"process": {"env": ["PATH=/bin"]}, "linux": {"devices": []}}
-    (host / "bundle/config.json").write_text(json.dumps(config))
-    state = json.dumps({"ociVersion": "1.0.2", "id": "c", "bundle": "/bundle"})
-    assert info.afu_id is not None
-    right = chroot(host, "--rack=/rack", f"--device={info.address}={info.afu_id.hex}", stdin=state)
-    assert right.returncode == 0, right.stderr
-    wrong = chroot(host, "--rack=/rack", f"--device={info.address}={'0' * 31}1", stdin=state)
-    assert wrong.returncode != 0
-    assert info.afu_id.hex in wrong.stderr.replace("-", "")
+
+    def judged(namespace: str, afu: str) -> subprocess.CompletedProcess[str]:
+        wanted = {"process": {"env": [f"FPGAHAL_AFU={afu}"]}, "linux": {"devices": []}}
+        notes = {"annotations": {"io.kubernetes.cri.sandbox-namespace": namespace}}
+        (host / "bundle/config.json").write_text(json.dumps(wanted | notes))
+        state = {"ociVersion": "1.0.2", "id": "c", "bundle": "/bundle"}
+        return chroot(host, *hook["args"][1:], stdin=json.dumps(state))
+
+    def loaded() -> str:
+        ((info,),) = [fpgahal.devices(str(inside))]
+        return info.afu_id.hex if info.afu_id else ""
+
+    before = loaded()
+    refused = judged("team-b", nlb3)
+    assert refused.returncode != 0
+    assert "team-b may not use" in refused.stderr
+    assert loaded() == before != nlb3
+    done = judged("team-a", nlb3)
+    assert done.returncode == 0, done.stderr
+    assert loaded() == nlb3
+    unknown = judged("team-a", "0" * 31 + "1")
+    assert unknown.returncode != 0
+    assert "Traceback" not in unknown.stderr
+    assert loaded() == nlb3
 
 
 @pytest.fixture

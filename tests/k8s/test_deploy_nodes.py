@@ -20,7 +20,7 @@ import yaml
 from deployed import DEPLOY, VARIANTS, containers, manifest, of_kind
 
 import fpgahal
-from fpgahal.k8s.autoscaler import INSTANCES, tags
+from fpgahal.k8s.autoscaler import INSTANCES, SCHEMES, boards_of_instance, tags
 from fpgahal.k8s.schemes import inaccel, own
 
 AWS = DEPLOY / "autoscaling/aws.yaml"
@@ -134,9 +134,9 @@ def resolved(value: Any, parameters: Mapping[str, Any]) -> Any:
     return {key: resolved(each, parameters) for key, each in value.items()}
 
 
-def stack(instance_type: str) -> Any:
+def stack(instance_type: str, scheme: str = "own") -> Any:
     """The resources of a stack for an instance type."""
-    return resolved(TEMPLATE["Resources"], {**PARAMETERS, "InstanceType": instance_type})
+    return resolved(TEMPLATE["Resources"], {**PARAMETERS, "InstanceType": instance_type, "Scheme": scheme})
 
 
 def test_cloudformation_is_valid() -> None:
@@ -154,20 +154,19 @@ def test_every_instance_type_that_is_known() -> None:
     )
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("instance_type", INSTANCES)
-def test_K5_tags_are_what_the_planner_prints(instance_type: str) -> None:
-    ((board, count),) = [INSTANCES[instance_type]]
+def test_K5_tags_are_what_the_planner_prints(instance_type: str, scheme: str) -> None:
     with fpgahal.emu.rack("aws-f1" if instance_type.startswith("f1.") else "aws-f2"):
         (info,) = fpgahal.devices()
-    # What a node of this type offers, in the two schemes that name boards.
-    assert inaccel.resource(info) == board
-    boards = {board: count, own.resource(info): count}
+    boards = boards_of_instance(instance_type, scheme)
+    assert list(boards) == [{"inaccel": inaccel, "own": own}[scheme].resource(info)], "what such a node offers"
     expected = tags(instance_type, boards, {"fpgahal.dev/fpga": "true"}, "hybrid")
     expected |= {
         "k8s.io/cluster-autoscaler/node-template/taint/fpgahal.dev/fpga": "true:NoSchedule",
         "Name": f"hybrid-{instance_type}",
     }
-    found = {tag["Key"]: tag["Value"] for tag in stack(instance_type)["Nodes"]["Properties"]["Tags"]}
+    found = {tag["Key"]: tag["Value"] for tag in stack(instance_type, scheme)["Nodes"]["Properties"]["Tags"]}
     assert found == expected
 
 

@@ -165,7 +165,7 @@ namespaces = ["*"]
 
 
 def test_accelerators_need_a_catalogue_and_the_right_to_see_what_is_free(tmp_path: Path) -> None:
-    documents = rendered({"webhook": {"catalogue": CATALOGUE}})
+    documents = rendered({"catalogue": CATALOGUE})
     deployment = one(documents, "Deployment", "webhook")
     (own,) = containers([deployment])
     args = build_parser().parse_args(own.spec["args"])

@@ -256,6 +256,17 @@ def test_H19_works_without_path_or_any_environment(place: Place) -> None:
     assert place.loaded() == [NLB3, NLB0, NLB0]
 
 
+def test_a_container_does_not_wait_for_what_is_not_needed() -> None:
+    """These take as long to import as all the rest."""
+    code = (
+        "import sys, fpgahal.k8s.hook, fpgahal.k8s.programming; fpgahal.ImageStore().list(); fpgahal.devices(); "
+        "print(*sys.modules)"
+    )
+    known = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    slow = {"numpy", "hashlib", "asyncio", "aiohttp", "grpc", "rich", "ctypes", "fpgahal.emu"}
+    assert not slow & set(known.split())
+
+
 # --- several boards, several containers ---------------------------------------------------------------------------
 
 
@@ -276,6 +287,16 @@ def test_two_equal_regions_are_two_boards(place: Place) -> None:
     place.container(PAIR | {"FPGA_REGION_2": IF10, "FPGA_AFU_2": NLB3}, 1)
     assert place.run() != 0
     assert "too few" in place.error()
+
+
+def test_one_function_for_all_boards(place: Place) -> None:
+    place.container({"FPGAHAL_AFU": NLB3}, 0, 2)
+    assert place.run() == 0
+    assert place.loaded() == [NLB3, NLB0, NLB3]
+    place.container(PAIR | {"FPGAHAL_AFU": NLB0}, 0)
+    assert place.run() != 0
+    assert "as well" in place.error()
+    assert place.programmed() == [1, 0, 1]
 
 
 def test_two_containers_at_once_program_once(place: Place) -> None:
@@ -396,6 +417,16 @@ def test_a_board_may_be_asked_for_by_the_container(mixed: Place) -> None:
     assert mixed.run(*given[:-1], f"{info.address}=no-id") != 0
     mixed.rack.fault(info, "vanish")
     assert mixed.run(*given) != 0
+
+
+def test_a_board_without_an_image_gets_one(mixed: Place) -> None:
+    """After a failed reconfiguration it is unhealthy for want of an image, and no other reason."""
+    info = next(one for one in mixed.rack.devices() if one.driver == "opae")
+    given = ("--rack", mixed.rack.dir, "--device", f"{info.address}={NLB3}")
+    mixed.rack.fault(info, "program", count=1)
+    assert mixed.run(*given) != 0
+    assert mixed.run(*given, program=False) != 0
+    assert mixed.run(*given) == 0
 
 
 def test_emulated_boards_of_a_cdi_file(place: Place) -> None:

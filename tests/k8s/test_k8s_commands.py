@@ -34,10 +34,11 @@ Run = Callable[..., Any]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Run `fpgahal k8s`, with the entry points that pyproject.toml declares; give what it prints."""
     found = [EntryPoint(name, value, GROUP) for name, value in DECLARED.items()]
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found if group == GROUP else [])
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # boards of one's own
     for name in ("FPGAHAL_EMULATE", "FPGAHAL_EMU_RACK"):
         monkeypatch.setenv(name, "")  # so that what --emulate sets is undone
         monkeypatch.delenv(name)

@@ -106,8 +106,8 @@ def test_an_unhealthy_unit_is_refused(tmp_path: Path) -> None:
         share(node, Settings(("intel",)), "intel-fpga-port.1", "intel-fpga-port.0")
 
 
-def test_an_emulated_board_is_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    with fpgahal.emu.rack("pac-a10:2") as rack:
+def test_an_emulated_board_is_a_folder() -> None:
+    with fpgahal.emu.rack("pac-a10:2") as rack, pytest.MonkeyPatch.context() as monkeypatch:
         offered = units(fpgahal.devices(), Settings())
         got = allocate([*offered.values()], Settings())
         assert got.mounts == (Mount(rack.dir, rack.dir),)
@@ -124,7 +124,8 @@ def test_an_emulated_board_is_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def unit(id: str, numa: int, afu: str = NLB0) -> Unit:
-    return Unit(id, "r/r", (DeviceInfo(id, afu_id=uuid.UUID(afu)),), numa_nodes=(numa,) if numa >= 0 else ())
+    info = DeviceInfo(id, afu_id=uuid.UUID(afu) if afu else None)
+    return Unit(id, "r/r", (info,), numa_nodes=(numa,) if numa >= 0 else ())
 
 
 def test_programmed_boards_come_first() -> None:
@@ -132,7 +133,7 @@ def test_programmed_boards_come_first() -> None:
     assert prefer(free, [], 1, NLB3) == ["c"]
     assert prefer(free, [], 1, str(uuid.UUID(NLB3)).upper()) == ["c"]
     assert prefer(free, [], 2, NLB3) == ["c", "a"]  # before the two on one NUMA node
-    assert prefer(free, [], 2) == ["a", "b"]
+    assert prefer(free, [], 2) == prefer(free[::-1], [], 2) == ["a", "b"]
 
 
 def test_numa_nodes_are_kept_together() -> None:
@@ -142,6 +143,13 @@ def test_numa_nodes_are_kept_together() -> None:
     assert prefer(free, [], 4) == ["a", "d", "e", "b"]
     assert prefer(free, [free[1]], 2) == ["b", "c"]
     assert prefer(free, [unit("x", 1)], 4) == ["x", "b", "c", "a"]
+
+
+def test_boards_with_any_image_come_before_empty_ones() -> None:
+    free = [unit("a", 0, ""), unit("b", 0), unit("c", 1), unit("d", 1, "")]
+    assert prefer(free, [], 1) == ["b"]
+    assert prefer(free, [], 2) == ["b", "a"]  # but the NUMA node counts for more
+    assert prefer(free, [], 2, NLB3) == ["b", "a"]
 
 
 def test_boards_that_do_not_say_where_they_are() -> None:
@@ -154,7 +162,7 @@ def test_too_few() -> None:
 
 
 some_units = st.lists(
-    st.builds(unit, st.integers(0, 7).map(str), st.integers(-1, 2), st.sampled_from([NLB0, NLB3])),
+    st.builds(unit, st.integers(0, 7).map(str), st.integers(-1, 2), st.sampled_from([NLB0, NLB3, ""])),
     max_size=7,
     unique_by=lambda unit: unit.id,
 )

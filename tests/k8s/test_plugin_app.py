@@ -225,15 +225,23 @@ def test_D14_containers_get_their_function_programmed_at_each_start(
     assert interface is not None
     region = f"fpga.intel.com/region-{interface.hex}"
     wish = {"FPGA_REGION_1": interface.hex, "FPGA_AFU_1": NLB3}
+    second = rack.devices()[1].address
+    with fpgahal.open(second) as board:
+        board.program(image("nlb3", "pac-a10"))
     with FakeNodes(n1={INTELS: "region"}) as api:
+        env = [{"name": name, "value": value} for name, value in wish.items()]
+        main = {"name": "main", "env": env, "resources": {"limits": {region: "1"}}}
+        api.pending = [{"spec": {"containers": [main]}, "status": {"phase": "Pending"}}]
         api.pods = {("default", "good"): wish, ("default", "bad"): {**wish, "FPGA_AFU_1": "0" * 31 + "1"}}
         options = ["--schemes", "intel", "--api-server", api.url]
         with plugin(kubelet, rack.dir, *options, NODE_NAME="n1") as running:
             kubelet.wait(lambda: kubelet.allocatable() == {region: 2})
             assert kubelet.registered(region)[0].pre_start_required
+            until(lambda: running.said("Serving"))
             granted = kubelet.admit("good", {region: 1})
             assert len(granted.cdi) == 1
             address = granted.env["FPGAHAL_VISIBLE_DEVICES"]
+            assert address == second, "it runs there already"
             for _ in range(2):
                 kubelet.start_container("good")
                 assert loaded(rack, address) == NLB3
@@ -245,7 +253,7 @@ def test_D14_containers_get_their_function_programmed_at_each_start(
             kubelet.admit("bad", {region: 1})
             with pytest.raises(StartError, match="NOT_FOUND: "):
                 kubelet.start_container("bad")
-            assert len(running.said("Programmed")) == 3
+            assert len(running.said("Programmed")) == 2
             assert kubelet.overlaps() == {}
 
 
@@ -268,6 +276,23 @@ def test_once(rack: fpgahal.emu.Rack) -> None:
     text = command("--once", "--emulate", "u250")
     assert "EMULATED" in text.stdout
     assert U250 in text.stdout
+
+
+def test_B9_a_machine_without_drivers_says_so() -> None:
+    if fpgahal.kernel_drivers():
+        pytest.skip("this machine has a driver for FPGA boards")
+    done = command("--once", "--schemes", "intel,xilinx")
+    assert done.returncode == 0
+    assert "scheme intel: kernel driver not loaded; expected dfl or intel-fpga" in done.stdout
+    assert "scheme xilinx: kernel driver not loaded; expected xocl" in done.stdout
+
+
+def test_what_containers_are_told_is_not_for_the_plugin(rack: fpgahal.emu.Rack) -> None:
+    told = {"FPGAHAL_VISIBLE_DEVICES": "0000:99:00.0", "FPGAHAL_DEVICE_0000_99_00_0": "0000:99:00.0/0"}
+    done = command("--once", "--json", "--rack", rack.dir, **told)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["resources"][PAC]) == 2
+    assert "FPGAHAL_VISIBLE_DEVICES=0000:99:00.0 is ignored" in done.stderr
 
 
 def test_a_rack_is_made_once_and_kept(tmp_path: Path) -> None:

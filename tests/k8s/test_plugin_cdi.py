@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def test_the_hook_is_told_what_to_look_at(tmp_path: Path) -> None:
     (region, _) = units(devices, Settings(("intel",), mode="region"))
     assert hook_args(spec(region, HOOK)) == ["fpgahal-hook"]
     (region, _) = units(devices, Settings(("intel",), mode="region", intel_annotation=True))
-    assert hook_args(spec(region, HOOK)) == ["fpgahal-hook", "--intel-annotation"]
+    assert hook_args(spec(region, HOOK)) == ["fpgahal-hook"]
     assert "hooks" not in spec(region)["devices"][0]["containerEdits"]
 
 
@@ -162,6 +163,11 @@ def test_no_link_is_followed(tmp_path: Path, pair: list[Unit]) -> None:
     folder.write(pair[0], HOOK)
     assert target.read_text() == "kept"
     assert not file.is_symlink()
+    file.rename(target)  # its own text, but where others may write
+    target.chmod(0o644)
+    file.symlink_to(target)
+    folder.write(pair[0], HOOK)
+    assert not file.is_symlink()
 
 
 def test_files_of_others_stay(tmp_path: Path, pair: list[Unit]) -> None:
@@ -201,7 +207,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, pair: list[Unit], monk
     folder = CdiFolder(str(tmp_path / "cdi"))
     folder.write(pair[0], HOOK)
     with monkeypatch.context() as patch:  # root may write everywhere
-        patch.setattr(os, "rename", refuse)
+        patch.setattr(os, "replace", refuse)
         with pytest.raises(AccessError, match="can't be written: Permission denied"):
             folder.write(pair[1], HOOK)
         patch.setattr(os, "unlink", refuse)
@@ -213,15 +219,38 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, pair: list[Unit], monk
 def test_a_reader_never_sees_half_a_file(tmp_path: Path, pair: list[Unit], monkeypatch: pytest.MonkeyPatch) -> None:
     """It appears under its name when it is whole, and on the disk."""
     seen: list[str] = []
-    rename = os.rename
+    replace_file, fsync = os.replace, os.fsync
+
+    def spy_sync(fd: int) -> None:
+        fsync(fd)
+        seen.append("synced")
 
     def spy(source: str, target: str) -> None:
         seen.append(Path(source).read_text())
         assert not Path(target).exists()
         assert not Path(source).name.endswith((".json", ".yaml"))
-        rename(source, target)
+        replace_file(source, target)
 
-    monkeypatch.setattr(os, "rename", spy)
+    monkeypatch.setattr(os, "replace", spy)
+    monkeypatch.setattr(os, "fsync", spy_sync)
     CdiFolder(str(tmp_path / "cdi")).write(pair[0], HOOK)
     (file,) = (tmp_path / "cdi").iterdir()
-    assert seen == [file.read_text()]
+    assert seen == ["synced", file.read_text(), "synced"]  # the file, and then the folder
+
+
+def test_several_threads(tmp_path: Path, pair: list[Unit]) -> None:
+    """Kubelet's calls and the node's loop see to the same files at the same time."""
+    folder = CdiFolder(str(tmp_path / "cdi"))
+    folder.write(pair[0], HOOK)
+    (file,) = (tmp_path / "cdi").iterdir()
+
+    def work(number: int) -> None:
+        for turn in range(30):
+            folder.write(pair[0], f"/opt/{number}/{turn}")
+            folder.remove_others(pair)
+            jsonschema.validate(json.loads(file.read_text()), SCHEMA)
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(work, number) for number in range(4)]:
+            done.result()
+    assert [*(tmp_path / "cdi").iterdir()] == [file]

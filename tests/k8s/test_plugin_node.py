@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_D1_no_kubelet_yet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         kubelet.refuse = "not today"
         kubelet.start()
         kubelet.wait(lambda: len(kubelet.refused) >= 2)
-        assert "not today" in caplog.text
+        until(lambda: "not today" in caplog.text)
         assert kubelet.registrations == []
         kubelet.refuse = ""
         kubelet.wait_devices(U250, ONE)
@@ -61,7 +62,7 @@ def test_D1_no_kubelet_yet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         assert registration.resource == U250
         assert [registration.endpoint] == sockets(kubelet)
         assert registration.authority == "localhost"
-        assert plugin.node.unregistered() == []
+        until(lambda: not plugin.node.unregistered())
         kubelet.stop()
 
 
@@ -85,6 +86,21 @@ def test_D3_our_socket_is_removed(kubelet: FakeKubelet) -> None:
         assert kubelet.messages(U250)[-1] == before
         assert len(kubelet.registered(PAC)) == 1, "who is not concerned does not notice"
         kubelet.admit("a", {U250: 2})
+
+
+def test_D3_our_socket_is_removed_while_we_register(kubelet: FakeKubelet) -> None:
+    """It was there before and is not after: that is no change that a look from now on would show."""
+    removed = []
+
+    def remove(endpoint: str) -> None:
+        if not removed:
+            (kubelet.folder / endpoint).unlink()
+            removed.append(endpoint)
+
+    kubelet.meddle = remove
+    with offering(kubelet, FakeWork(unit(1))):
+        kubelet.wait(lambda: len(kubelet.registered(U250)) == 2, 4.0)
+        kubelet.wait_devices(U250, ONE)
 
 
 @pytest.mark.parametrize("kill", [False, True])
@@ -331,8 +347,8 @@ def test_a_resource_that_cannot_be_offered_leaves_the_others_alone(
     with offering(kubelet, FakeWork(unit(1), unit(2, "kubernetes.io/fpga"))) as plugin:
         kubelet.wait_devices(U250, ONE)
         kubelet.wait(lambda: len(kubelet.refused) >= 2)
-        assert 'the ResourceName "kubernetes.io/fpga" is invalid' in caplog.text
-        assert plugin.node.unregistered() == ["kubernetes.io/fpga"]
+        until(lambda: 'the ResourceName "kubernetes.io/fpga" is invalid' in caplog.text)
+        until(lambda: plugin.node.unregistered() == ["kubernetes.io/fpga"])
 
 
 def test_an_error_of_our_own_does_not_end_the_loop(
@@ -406,8 +422,7 @@ def test_many_events_are_one_scan(kubelet: FakeKubelet) -> None:
     with offering(kubelet, work) as plugin:
         kubelet.wait_devices(U250, ONE)
         before = work.scans
-        for _ in range(20):
-            plugin.call(plugin.node.wake)
+        plugin.call(lambda: [plugin.node.wake() for _ in range(20)])
         until(lambda: work.scans == before + 1)
         plugin.look()
         assert work.scans == before + 2
@@ -428,13 +443,21 @@ def test_without_uevents_there_are_scans(
     assert "No uevents" in caplog.text
 
 
-def test_the_kernel_lets_us_listen() -> None:
-    try:
-        found = hotplug.open_uevents()
-    except OSError as error:
-        pytest.skip(f"no uevents here: {error}")
-    with found:
-        assert found.getsockname()[1] == hotplug.KERNEL_GROUP
+def test_the_kernels_own_event_leads_to_a_scan(kubelet: FakeKubelet) -> None:
+    functions = sorted(Path("/sys/bus/pci/devices").glob("*/uevent"))
+    if not functions or not os.access(functions[0], os.W_OK):
+        pytest.skip("only root can ask for an event, of a PCI function")
+    work = FakeWork(unit(1))
+    with offering(kubelet, work, scan_seconds=60.0) as plugin:
+        kubelet.wait_devices(U250, ONE)
+        if plugin.node._hotplug is None or plugin.node._hotplug._socket is None:
+            pytest.skip("no uevents here")
+        scans = work.scans
+        try:
+            functions[0].write_text("change")
+        except OSError as error:
+            pytest.skip(f"no event can be asked for: {error}")
+        until(lambda: work.scans > scans, 5.0)
 
 
 # --- metrics --------------------------------------------------------------------------------------------------------

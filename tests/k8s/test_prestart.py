@@ -24,6 +24,7 @@ from fpgahal import (
     ArgumentRangeError,
     DeviceInfo,
     DeviceNotFoundError,
+    DeviceStateError,
     FpgaError,
     ImageNotFoundError,
     ImageStore,
@@ -344,4 +345,16 @@ def test_ensure_keeps_emulated_images_off_real_boards(
     monkeypatch.setattr(fpgahal, "devices", lambda root: real)
     with pytest.raises(IncompatibleBitstreamError, match="EMULATED boards only"):
         ensure(real[0], NLB3, store=store, namespace=None, timeout=1)
+    assert programmed(rack) == [0, 0, 0]
+
+
+def test_ensure_programs_no_board_without_an_interface_id(
+    rack: fpgahal.emu.Rack, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a virtual machine that was given a port, whose management engine stays on the host."""
+    port = [replace(rack.devices()[0], interface_id=None)]
+    monkeypatch.setattr(fpgahal, "devices", lambda root: port)
+    assert ensure(port[0], NLB0, store=store, namespace=None, timeout=1).afu_id == NLB0
+    with pytest.raises(DeviceStateError, match="no interface id can be read"):
+        ensure(port[0], NLB3, store=store, namespace=None, timeout=1)
     assert programmed(rack) == [0, 0, 0]

@@ -272,6 +272,34 @@ def test_any_pod_with_accelerators(main: list[Any], init: list[list[Any]], clust
         assert set(claimed) <= {IF10}
 
 
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+odd = st.fixed_dictionaries(
+    {},
+    optional={
+        "resources": st.fixed_dictionaries(
+            {}, optional={part: st.just({f"{PREFIX}own": 1}) | anything for part in ("limits", "requests")}
+        )
+        | anything,
+        "env": st.lists(anything, max_size=2) | anything,
+        "name": anything,
+        "restartPolicy": anything,
+    },
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(odd | anything, max_size=2), st.lists(odd, max_size=1), anything)
+def test_any_pod_gets_an_answer(main: list[Any], init: list[Any], selector: Any) -> None:
+    good = container({f"{PREFIX}own": 1})
+    subject = {"spec": {"containers": [good, *main], "initContainers": init, "nodeSelector": selector}}
+    response = decide(review(subject), names(OWN)).document()["response"]
+    assert response["allowed"] or response["status"]["message"]
+
+
 # --- what the webhook knows of boards -------------------------------------------------------------------------
 
 
@@ -301,6 +329,23 @@ def test_boards_follow_the_cluster_and_the_file(tmp_path: Path) -> None:
 
     with FakeApi() as fake:
         fake.lists = {"nodes": [node("rack-1", {U250: "1", U280: "1"})], "pods": [running({U250: "1"}, "rack-1")]}
+        asyncio.run(scenario(fake))
+
+
+def test_large_lists_come_in_pages(tmp_path: Path) -> None:
+    async def scenario(fake: FakeApi) -> None:
+        async with Api(fake.url) as api:
+            found = await Boards(api, Table(), catalogue_file(tmp_path), look_seconds=1000).cluster()
+            assert [(offer.name, dict(offer.boards)) for offer in found.free] == [("last", {U250: 1})]
+            assert len(found.nodes) == 301
+            assert fake.asked("GET", "/api/v1/nodes") == 2
+
+    with FakeApi() as fake:
+        rack = [node(f"n{n}", {U250: "1"}) for n in range(300)]
+        fake.lists = {
+            "nodes": [*rack, node("last", {U250: "1"})],
+            "pods": [running({U250: "1"}, f"n{n}") for n in range(300)],
+        }
         asyncio.run(scenario(fake))
 
 

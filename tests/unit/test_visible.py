@@ -48,8 +48,9 @@ def test_open_and_find_see_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FPGAHAL_VISIBLE_DEVICES", PAC2)
     with fpgahal.open() as dev:  # the only one: no need to name it
         assert dev.info.bdf == PAC2
-    with pytest.raises(DeviceNotFoundError, match="No device matches"):
+    with pytest.raises(DeviceNotFoundError, match="No device matches") as caught:
         fpgahal.find(bdf=PAC1)
+    assert "hides all others" in caught.value.hint
 
 
 @pytest.mark.parametrize("value", [f"{PAC1},0000:99:00.0", f"{PAC1}/1,{PAC1}", "third"])

@@ -41,13 +41,7 @@ _SIGNS = {
 
 
 def kernel_drivers(root: str | os.PathLike[str] = "/") -> list[str]:
-    """Return which of the boards' kernel drivers are loaded: ``"dfl"``, ``"intel-fpga"``, ``"xocl"``.
-
-    Parameters
-    ----------
-    root : str or os.PathLike
-        The folder that stands for ``/``.
-    """
+    """Return which of the boards' kernel drivers are loaded, by their ``DeviceInfo.kernel_driver``."""
     text = os.path.abspath(os.fspath(root)).rstrip("/")
     return [name for name, folders in _SIGNS.items() if any(os.path.isdir(text + folder) for folder in folders)]
 

@@ -29,12 +29,12 @@ def _interface_id(tree: Tree, fme: str) -> uuid.UUID | read.Unreadable | None:
     return result
 
 
-def _alarms(tree: Tree, fme: str) -> tuple[bool, bool]:
+def _alarms(tree: Tree, fme: str) -> tuple[str, str] | None:
     monitors = tree.folders(f"{fme}/hwmon")
-    for name in () if isinstance(monitors, read.Unreadable) else monitors:
-        warm, hot = (read.number(f"{fme}/hwmon/{name}/temp1_{kind}_alarm", 10) for kind in ("max", "crit"))
-        return warm == 1, hot == 1
-    return False, False
+    if isinstance(monitors, read.Unreadable) or not monitors:
+        return None
+    start = f"{fme}/hwmon/{monitors[0]}/temp1"
+    return f"{start}_max_alarm", f"{start}_crit_alarm"
 
 
 LAYOUT = opae.Layout(

@@ -15,9 +15,9 @@ def _interface_id(tree: Tree, fme: str) -> uuid.UUID | read.Unreadable | None:
     return read.guid(f"{fme}/pr/interface_id")
 
 
-def _alarms(tree: Tree, fme: str) -> tuple[bool, bool]:
-    warm, hot = (read.number(f"{fme}/thermal_mgmt/threshold{n}_reached", 10) for n in (1, 2))
-    return warm == 1, hot == 1
+def _alarms(tree: Tree, fme: str) -> tuple[str, str]:
+    start = f"{fme}/thermal_mgmt/threshold"
+    return f"{start}1_reached", f"{start}2_reached"
 
 
 LAYOUT = opae.Layout(

@@ -19,7 +19,6 @@ from fpgahal._sysfs.tree import BDF, Tree
 from fpgahal._types import DeviceInfo
 
 InterfaceReader = Callable[[Tree, str], "uuid.UUID | read.Unreadable | None"]
-Alarms = Callable[[Tree, str], tuple[bool, bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class Layout:
     port: re.Pattern[str]
     fme: re.Pattern[str]
     interface_id: InterfaceReader  # of an FME's folder (real path)
-    alarms: Alarms  # likewise: whether it is warm, and whether it is too hot to be used
+    alarms: Callable[[Tree, str], tuple[str, str] | None]  # likewise: the files that say it is hot, and too hot
     modules: str  # which kernel modules bring ports, FME and interface id
 
 
@@ -99,7 +98,7 @@ def _slots(tree: Tree, layout: Layout, functions: dict[str, Function], function:
     manager = functions.get(function.physical) if function.physical else function
     common = pci.Verdict()
     ids = pci.ids(function.folder, common)
-    pci.judge_bus(function.folder, bool(function.physical), common)
+    pci.judge_bus(function.folder, common)
     interface_id, fme = _interface(tree, layout, manager, function, common)
     if fme:
         _judge_heat(tree, layout, fme, common)
@@ -162,10 +161,12 @@ def _interface(
 
 
 def _judge_heat(tree: Tree, layout: Layout, fme: str, verdict: pci.Verdict) -> None:
-    warm, hot = layout.alarms(tree, fme)
-    if hot:
+    files = layout.alarms(tree, fme)
+    if files is None or read.number(files[0], 10) != 1:  # the lower limit is reached first
+        return
+    if read.number(files[1], 10) == 1:
         verdict.failed(f"the FPGA is too hot: {basename(fme)} reports its critical temperature; look at the fans")
-    elif warm:
+    else:
         verdict.degraded(f"the FPGA is hot: {basename(fme)} reports its upper temperature limit; look at the fans")
 
 

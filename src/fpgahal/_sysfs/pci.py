@@ -94,10 +94,10 @@ def ids(folder: str, verdict: Verdict) -> Ids:
     return Ids(vendor, device, subvendor, subdevice, of_class if isinstance(of_class, int) else 0, numa_node)
 
 
-def judge_bus(folder: str, virtual: bool, verdict: Verdict) -> None:
+def judge_bus(folder: str, verdict: Verdict) -> None:
     """Judge the PCI function's connection: does it answer, is its link as wide as it could be, did it fail before.
 
-    A virtual function has no link of its own.
+    A virtual function has no link of its own: there the width is 0.
     """
     if read.start(f"{folder}/config", 8) == _ALL_ONES:  # ids and status; a live virtual function has a status, too
         verdict.failed(
@@ -110,10 +110,11 @@ def judge_bus(folder: str, virtual: bool, verdict: Verdict) -> None:
     if fatal:
         count = int(fatal[1])
         verdict.degraded(f"{count} fatal PCIe errors since the machine started (aer_dev_fatal): dmesg says which")
-    if virtual:
+    width = read.number(f"{folder}/current_link_width", 10)
+    if not isinstance(width, int) or width <= 0:
         return
-    width, most = (read.number(f"{folder}/{name}_link_width", 10) for name in ("current", "max"))
-    if isinstance(width, int) and isinstance(most, int) and 0 < width < most:
+    most = read.number(f"{folder}/max_link_width", 10)
+    if isinstance(most, int) and width < most:
         slot = read.number(f"{dirname(folder)}/max_link_width", 10)
         if isinstance(slot, int) and width < slot:
             verdict.degraded(f"the PCIe link has {width} of {min(most, slot)} possible lanes: reseat the card")

@@ -8,6 +8,7 @@ component is never followed when it is a link: sysfs attributes are plain files,
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import re
 import uuid
@@ -96,6 +97,7 @@ def guid(path: str) -> uuid.UUID | Unreadable | None:
     return parse_guid(value.partition("\n")[0])
 
 
+@functools.lru_cache(256)  # boards of a kind have the same ids, and each scan reads them again
 def parse_guid(value: str) -> uuid.UUID | Unreadable | None:
     """Return the id that `value` spells; see :func:`guid`."""
     digits = value.strip().replace("-", "")

@@ -58,7 +58,7 @@ def _user(tree: Tree, bdf: str, path: str, manager: str, managers: dict[str, str
             tree, "", pci.Ids(), verdict, bdf=bdf, driver="xrt", kernel_driver="xocl", management_bdf=manager
         )
     ids = pci.ids(folder, verdict)
-    pci.judge_bus(folder, "physfn" in names, verdict)
+    pci.judge_bus(folder, verdict)
     _judge_driver_state(folder, verdict)
     loaded = pci.loaded(read.guid(f"{folder}/xclbinuuid"), "xclbinuuid", verdict, "is this really a user function?")
     vbnv, timestamp = _shell(folder, names, ids, verdict)

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tomllib
 from collections import Counter
@@ -43,6 +44,7 @@ from fpgahal.k8s.names import AFU_DIGITS, INTEL_DOMAIN, INTERFACE_DIGITS, canoni
 from fpgahal.k8s.planner import Image, Offer
 
 MAX_BYTES = 4 << 20  # of one file
+MAX_ACCELERATORS = 20  # of one image: a device of a ResourceSlice has room for no more
 MAX_REPLICAS = 256  # of one accelerator in one image; XRT knows 128 compute units
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
@@ -64,6 +66,40 @@ class Catalogue:
     def permitted(self, namespace: str) -> tuple[Image, ...]:
         """Give the images that pods of a namespace may have."""
         return tuple(image for image in self.images if image.permitted(namespace))
+
+
+class CatalogueFile:
+    """A catalogue whose file may be exchanged, as a mounted ConfigMap's is.
+
+    Attributes
+    ----------
+    catalogue : Catalogue
+        As it was when it could last be used.
+
+    Raises
+    ------
+    CatalogueError
+        It can't be used at first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._stamp = path, _stamp(path)
+        self.catalogue = load(path)
+
+    def refresh(self) -> bool:
+        """Read the file if it is another one; tell whether it was.
+
+        Raises
+        ------
+        CatalogueError
+            It can't be used: the former one stays.  This is said once for each exchange.
+        """
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        self.catalogue = load(self._path)
+        return True
 
 
 def load(path: str | Path) -> Catalogue:
@@ -93,6 +129,9 @@ def load(path: str | Path) -> Catalogue:
 
 def _catalogue(path: Path, images: Iterable[Image], groups: Iterable[Offer]) -> Catalogue:
     found = sorted(images, key=lambda image: image.name)
+    for image in found:
+        if len(image.accelerators) > MAX_ACCELERATORS:
+            raise CatalogueError(f"{path}: the image {image.name} has more than {MAX_ACCELERATORS} accelerators.")
     _once(path, "name", [(image.name, image.name) for image in found])
     _once(path, "ids", [(f"{image.interface_id}/{image.afu_id}", image.name) for image in found if image.afu_id])
     return Catalogue(tuple(found), tuple(sorted(groups, key=lambda group: group.name)))
@@ -230,6 +269,14 @@ def _slug(text: str) -> str:
     """Make a DNS label; what is too long ends in a hash instead."""
     found = re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
     return found if len(found) <= 40 else f"{found[:31].rstrip('-')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 # --- fields -------------------------------------------------------------------------------------------------------

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import fpgahal
 from fpgahal.cli.app import OK, UsageError
 from fpgahal.cli.output import Output
 from fpgahal.k8s import autoscaler
+from fpgahal.k8s.files import write_whole
 
 
 def add_to(commands: argparse._SubParsersAction[Any], common: argparse.ArgumentParser) -> None:
@@ -144,7 +143,7 @@ def node_labels(args: argparse.Namespace, out: Output) -> int:
     found = labels_of(fpgahal.devices(), inaccel=args.inaccel)
     lines = "".join(f"{name}={value}\n" for name, value in found.items())
     if args.output:
-        _replace(Path(args.output), lines)
+        write_whole(Path(args.output), lines)
 
     def text() -> None:
         if not args.output:
@@ -152,19 +151,6 @@ def node_labels(args: argparse.Namespace, out: Output) -> int:
 
     out.result({"labels": found}, text)
     return OK
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file in one step: NFD reads whatever it finds, and leaves out files whose names begin with a dot."""
-    descriptor, name = tempfile.mkstemp(prefix=".", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -32,7 +32,7 @@ from fpgahal.k8s.wanted import Wish
 
 EPILOG = """\
 Without --device, the container's variables FPGA_REGION_n and FPGA_AFU_n say what is to run, and its device nodes where.
-With it, that board must run AFU, or else what the variable FPGAHAL_AFU names, if it is set.
+With it, that board must run AFU.  The variable FPGAHAL_AFU names one function for all of the container's boards.
 Exit code 0: the container may start."""
 
 INTEL_MODE = ("com.intel.fpga.mode", "fpga.intel.com/region")
@@ -257,16 +257,21 @@ def wishes(given: Container, known: Sequence[DeviceInfo], devices: Sequence[tupl
         The variables make no sense, a board is not there, or two AFUs are wanted on one slot.
     """
     found = []
+    for_all, pairs = wanted.of_all(given.env), wanted.pairs(given.env)
     for address, afu in devices:
         info = _board(address, known)
-        if info.health.status is HealthStatus.FAILED:
+        if info.health.status is HealthStatus.FAILED and not info.health.needs_image:
             raise DeviceStateError(f"{address} can't be used: {info.health.reason}.")
-        found += [Wish(info, one) for one in (afu and wanted.canonical_afu(afu), wanted.of_all(given.env)) if one]
-    pairs = wanted.pairs(given.env)
-    if pairs:
-        found += wanted.assign(pairs, slots(given, known))
-    elif not devices:
-        raise HookError(f"The container has no variables {wanted.REGION}_1 and {wanted.AFU}_1.")
+        found += [Wish(info, one) for one in (afu and wanted.canonical_afu(afu), for_all) if one]
+    if not (pairs or for_all or devices):
+        raise HookError(
+            f"The container has no variables {wanted.REGION}_1 and {wanted.AFU}_1.",
+            hint="The webhook sets them.  A hook for containers without them has the option --device.",
+        )
+    if pairs or not devices:
+        mine = slots(given, known)
+        found += wanted.assign(pairs, mine)
+        found += [Wish(info, for_all) for info in mine if for_all]
     return wanted.settled(found)
 
 
@@ -294,7 +299,8 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--intel-annotation",
         action="store_true",
-        help=f"do nothing unless the container has the annotation {INTEL_MODE[0]}={INTEL_MODE[1]}",
+        help=f"do nothing unless the container has the annotation {INTEL_MODE[0]}={INTEL_MODE[1]} (only for runtimes "
+        "that tell hooks all annotations: CRI-O does, containerd does not)",
     )
     parser.set_defaults(run=hook)
     return parser

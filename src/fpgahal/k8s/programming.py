@@ -104,6 +104,12 @@ def ensure(
         if now.health.status is HealthStatus.FAILED:
             raise DeviceStateError(f"{now.address} runs {wanted}, but can't be used: {now.health.reason}.")
         return Outcome(now.address, wanted, False)
+    if now.interface_id is None and now.driver == "opae":
+        raise DeviceStateError(
+            f"{now.address} runs {_hex(now.afu_id)}, expected {wanted}; it can't be programmed: no interface id can "
+            f"be read, against which an image could be checked ({now.health.reason}).",
+            hint="`fpgahal doctor` says what is missing.",
+        )
     if missing is not None and program:
         raise missing
     if store is None or image is None or not program:

@@ -58,8 +58,33 @@ readinessProbe:
 {{/* How a pod of ours reaches the API server; its address is known to no policy. */}}
 {{- define "fpgahal.apiServer" -}}
 - ports:
+    {{- range .Values.networkPolicy.apiServerPorts }}
     - protocol: TCP
-      port: 443
-    - protocol: TCP
-      port: 6443
+      port: {{ . }}
+    {{- end }}
+{{- end }}
+
+{{/* Puts images for emulated boards into their store. */}}
+{{- define "fpgahal.images" -}}
+- name: images
+  image: {{ include "fpgahal.image" . }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command: [sh, -ec]
+  args:
+    - |
+      for image in {{ join " " .Values.emulated.images }}; do
+        file=${image#*/}
+        fpgahal build-image --board "${image%/*}" --afu "${file%.*}" -o "/tmp/$file"
+        fpgahal images add --force --store {{ .Values.emulated.store }} "/tmp/$file"
+      done
+  resources:
+    {{- toYaml .Values.plugin.resources | nindent 4 }}
+  securityContext:
+    {{- include "fpgahal.rootWithoutRights" . | nindent 4 }}
+    {{- include "fpgahal.confined" . | nindent 4 }}
+  volumeMounts:
+    - name: tmp
+      mountPath: /tmp
+    - name: store
+      mountPath: {{ .Values.emulated.store }}
 {{- end }}

@@ -40,8 +40,8 @@ def build_parser() -> Parser:
         value = default(option.name)
         name, text = option.name.replace("_", "-"), metadata.pop("help").replace("%", "%%")
         if isinstance(value, bool):
-            on = argparse.BooleanOptionalAction if value else "store_true"
-            parser.add_argument(f"--{name}", action=on, help=text)
+            action = argparse.BooleanOptionalAction
+            parser.add_argument(f"--{name}", action=action, help=f"{text} (default {'yes' if value else 'no'})")
         else:
             shown = ",".join(value) if isinstance(value, tuple) else value
             default_text = f" (default {shown})" if shown and shown != {} else ""
@@ -78,10 +78,11 @@ def serve(args: argparse.Namespace, out: Output) -> int:
 
 def once(args: argparse.Namespace, out: Output) -> int:
     """Print what would be offered."""
-    from fpgahal.k8s.plugin.inventory import take
+    from fpgahal.k8s.plugin.inventory import driver_problems, take
 
-    config = _configured(args.flags, args.file)
-    found = take(fpgahal.devices(), config.settings())
+    settings = _configured(args.flags, args.file).settings()
+    found = take(fpgahal.devices(), settings)
+    problems = driver_problems(fpgahal.kernel_drivers(), settings)
     document = {
         "resources": {
             resource: [
@@ -100,6 +101,7 @@ def once(args: argparse.Namespace, out: Output) -> int:
             for resource, units in found.resources.items()
         },
         "skipped": [{"address": skip.address, "reason": skip.reason} for skip in found.skipped],
+        "problems": problems,
     }
 
     def text() -> None:
@@ -119,6 +121,8 @@ def once(args: argparse.Namespace, out: Output) -> int:
             out.line("Nothing would be offered.")
         for skip in found.skipped:
             out.line(f"Not offered: {skip.address}: {skip.reason}")
+        for problem in problems:
+            out.line(problem)
 
     out.result(document, text)
     return OK
@@ -132,6 +136,7 @@ def _configured(flags: Mapping[str, Any], file: Path | None) -> Config:
         raise UsageError(error.message, hint=error.hint or "`fpgahal-plugin --help` explains the options.") from None
     _log(config)
     _emulate(config)
+    _see_all()
     return config
 
 
@@ -159,6 +164,12 @@ def _emulate(config: Config) -> None:
     elif config.emulate:
         os.environ["FPGAHAL_EMULATE"] = config.emulate
         os.environ.pop("FPGAHAL_EMU_RACK", None)
+
+
+def _see_all() -> None:
+    """Ignore what containers are told: a node's plugin that sees only some boards fails when one of them vanishes."""
+    for variable in [name for name in os.environ if name.startswith(("FPGAHAL_VISIBLE_DEVICES", "FPGAHAL_DEVICE_"))]:
+        logging.getLogger(__name__).warning("%s=%s is ignored", variable, os.environ.pop(variable))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,20 +7,21 @@ uses: Debian 12's podman knows 0.5.0 and refuses newer ones.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import stat
+import threading
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from posixpath import basename
 from typing import Any
 
 from fpgahal import AccessError, DeviceInfo, FpgaError
+from fpgahal.k8s.files import write_whole
 from fpgahal.k8s.names import CDI_KIND, INTEL_DOMAIN
 from fpgahal.k8s.plugin.unit import Unit
 from fpgahal.k8s.schemes.board import RACK
-from fpgahal.k8s.schemes.intel import ANNOTATION
 from fpgahal.k8s.schemes.settings import Settings
 
 FOLDER = "/var/run/cdi"
@@ -99,14 +100,13 @@ def spec(unit: Unit, hook: str = "", options: Sequence[str] = ()) -> dict[str, A
 def _subject(unit: Unit) -> list[str]:
     """Give the hook's options that say which boards must run what.
 
-    Without ``--device`` it takes that from the container's variables, and refuses a container that has none.
+    Without ``--device`` it takes that from the container's variables, and refuses a container that has none.  Never
+    ``--intel-annotation``: containerd keeps a container's annotations from its hooks, which then would do nothing.
     """
     args = []
     if not _orchestrated(unit):
         for info in unit.slots:
             args += ["--device", f"{info.address}={unit.wanted}" if unit.wanted else info.address]
-    if ANNOTATION.items() <= unit.annotations.items():
-        args.append("--intel-annotation")
     if RACK in unit.env:
         args += ["--rack", unit.env[RACK]]
     return args
@@ -118,7 +118,7 @@ def _version(name: str, unit: Unit) -> str:
 
 
 class CdiFolder:
-    """The folder that container runtimes read.
+    """The folder that container runtimes read.  Several threads may use it; one process at a time.
 
     Parameters
     ----------
@@ -131,6 +131,7 @@ class CdiFolder:
     def __init__(self, path: str = FOLDER, hook_options: Sequence[str] = ()) -> None:
         self.path = path
         self._hook_options = tuple(hook_options)
+        self._lock = threading.Lock()
 
     def write(self, unit: Unit, hook_path: str = "") -> str:
         """Make sure that a unit's file is there and up to date.
@@ -148,8 +149,10 @@ class CdiFolder:
         text = json.dumps(spec(unit, hook_path, self._hook_options), indent=2) + "\n"
         name = _file_name(unit)
         try:
-            if not self._holds(name, text):
-                self._replace(name, text)
+            with self._lock:
+                if not self._holds(name, text):
+                    os.makedirs(self.path, mode=0o755, exist_ok=True)
+                    write_whole(Path(self.path, name), text)
         except OSError as error:
             kind = AccessError if isinstance(error, PermissionError) else FpgaError
             raise kind(
@@ -169,11 +172,11 @@ class CdiFolder:
         kept = {_file_name(unit) for unit in units}
         removed = []
         try:
-            for name in sorted(os.listdir(self.path)) if os.path.isdir(self.path) else ():
-                if name.startswith((_PREFIX, f".{_PREFIX}")) and name not in kept:
-                    with contextlib.suppress(FileNotFoundError):  # another instance of the plugin cleans up, too
+            with self._lock:
+                for name in sorted(os.listdir(self.path)) if os.path.isdir(self.path) else ():
+                    if name.startswith((_PREFIX, f".{_PREFIX}")) and name not in kept:
                         os.unlink(f"{self.path}/{name}")
-                    removed.append(name)
+                        removed.append(name)
         except OSError as error:
             kind = AccessError if isinstance(error, PermissionError) else FpgaError
             raise kind(
@@ -189,24 +192,6 @@ class CdiFolder:
             return False
         with open(fd, encoding="utf-8", errors="replace") as file:
             return stat.S_IMODE(os.fstat(fd).st_mode) == _MODE and file.read() == text
-
-    def _replace(self, name: str, text: str) -> None:
-        os.makedirs(self.path, mode=0o755, exist_ok=True)
-        aside = f"{self.path}/.{name}.{os.getpid()}.new"  # runtimes read *.json and *.yaml only
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(aside)
-        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
-        try:
-            with open(fd, "w", encoding="utf-8") as file:
-                os.fchmod(fd, _MODE)  # whatever the umask
-                file.write(text)
-                file.flush()
-                os.fsync(fd)
-            os.rename(aside, f"{self.path}/{name}")
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(aside)
-            raise
 
 
 def _file_name(unit: Unit) -> str:

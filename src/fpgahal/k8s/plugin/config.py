@@ -46,7 +46,7 @@ class Config:
         "/opt/fpgahal/bin/fpgahal-hook", "the CDI devices' hook: its path on the node; empty: none", metavar="PATH"
     )
     prestart: bool = _option(True, "verify boards before each start of a container")
-    program: bool = _option(True, "load the image that is wanted, if it is not loaded yet")
+    program: bool = _option(True, "load the image that is wanted, if it is not loaded; without prestart, in the hook")
     store: Path = _option(Path("/srv/intel.com/fpga"), "folder of images", metavar="DIR")
     kubelet_dir: Path = _option(Path("/var/lib/kubelet"), "kubelet's root folder", metavar="DIR")
     scan_seconds: float = _option(5.0, "look at the boards so often, besides at each event", metavar="S")

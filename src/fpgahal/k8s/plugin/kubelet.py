@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
@@ -28,7 +29,7 @@ POLL_SECONDS = 0.5  # between looks at the sockets' files, while kubelet follows
 WAITING_SECONDS = 0.05  # and while it does not: pods that come to the node meanwhile are refused for good
 STREAM_SECONDS = 5.0  # without a stream after a registration: register again
 # Kubelet marks a resource's devices by name when it sees the end of a stream: let it, before there is a new one.
-SETTLE_SECONDS = 0.1
+SETTLE_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -153,12 +154,11 @@ class Registration:
         """Work until cancelled."""
         backoff = Backoff(0.1, 5.0)
         while True:
-            self._news.clear()
-            seen = self._situation()
+            before = self._situation()
             try:
                 await self._ensure()
                 backoff.reset()
-                wait = STREAM_SECONDS
+                await self._until(self._unsettled)
             except Exception as error:
                 rpc.check_cancelled()
                 wait = backoff.next()
@@ -169,7 +169,7 @@ class Registration:
                     extra={"resource": self._server.resource, "retry_seconds": round(wait, 2)},
                 )
                 self._metrics.registered(self._server.resource, "failed")
-            await self._until_news(wait, seen if self._with is None else self._situation())
+                await self._until(self._other_than(before), wait)
 
     async def _ensure(self) -> None:
         server = self._server
@@ -187,8 +187,7 @@ class Registration:
                 log.info("Kubelet is gone: waiting for it", extra={"resource": server.resource})
             self._with = None
             return
-        lost = not server.streams and time.monotonic() - self._at >= STREAM_SECONDS
-        if identity != self._with or lost:
+        if identity != self._with or self._lost():
             await self._kubelet.register(server)
             self._with, self._at = identity, time.monotonic()
             self._metrics.registered(server.resource, "ok")
@@ -201,16 +200,26 @@ class Registration:
         if followed:
             await asyncio.sleep(SETTLE_SECONDS)
 
-    def _situation(self) -> tuple[object, ...]:
-        server = self._server
-        return self._kubelet.identity(), server.serving and server.present, server.streams > 0
+    def _lost(self) -> bool:
+        """Whether kubelet knows us, but has not followed the list for a while."""
+        return not self._server.streams and time.monotonic() - self._at >= STREAM_SECONDS
 
-    async def _until_news(self, seconds: float, seen: tuple[object, ...]) -> None:
-        """Return after a while, or as soon as a socket's file or a stream has changed."""
+    def _situation(self) -> tuple[Identity | None, bool]:
+        """Tell what kubelet's socket is, and whether ours is there."""
+        return self._kubelet.identity(), self._server.serving and self._server.present
+
+    def _other_than(self, before: tuple[Identity | None, bool]) -> Callable[[], bool]:
+        return lambda: self._situation() != before
+
+    def _unsettled(self) -> bool:
+        """Whether there is something to do."""
+        return self._situation() != (self._with, True) or (self._with is not None and self._lost())
+
+    async def _until(self, condition: Callable[[], bool], seconds: float = float("inf")) -> None:
+        """Return when something is so, at the latest after so many seconds."""
         end = time.monotonic() + seconds
-        while self._situation() == seen and (left := end - time.monotonic()) > 0:
-            poll = POLL_SECONDS if self.followed else WAITING_SECONDS
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(left, poll)):
-                    await self._news.wait()
+        while not condition() and (left := end - time.monotonic()) > 0:
             self._news.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, POLL_SECONDS if self.followed else WAITING_SECONDS)):
+                    await self._news.wait()

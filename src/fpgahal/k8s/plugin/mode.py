@@ -8,8 +8,6 @@ import logging
 from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
-import aiohttp
-
 from fpgahal.k8s.api import Api, ApiError
 from fpgahal.k8s.backoff import Backoff
 from fpgahal.k8s.schemes.settings import MODES
@@ -85,7 +83,7 @@ class ModeWatch:
                     backoff.reset()
                 backoff.reset()
                 wait = backoff.first
-            except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+            except Exception as error:  # also what nobody thought of: nothing else follows the annotation
                 wait = backoff.next()
                 code = error.code if isinstance(error, ApiError) else None
                 if code is not None and code < 429:

@@ -13,7 +13,8 @@ def prefer(available: Sequence[Unit], must: Sequence[Unit], size: int, wanted: s
     """Choose units for a container.
 
     As many as possible hold the wanted image already; among those choices, the fewest NUMA nodes; a NUMA node that
-    has just enough is taken before one that would be left with a rest; then in order of `available`.
+    has just enough is taken before one that would be left with a rest; then boards that hold any image (kubelet does
+    not tell which pod it asks for, and the next one often wants the same); then in order of `available`.
 
     Parameters
     ----------
@@ -42,9 +43,9 @@ def prefer(available: Sequence[Unit], must: Sequence[Unit], size: int, wanted: s
     return [unit.id for unit in chosen[: max(size, len(must))]]
 
 
-def _order(unit: Unit) -> tuple[int, str]:
-    """Kubelet names what is free in any order; the same node shall make the same choice."""
-    return len(unit.id), unit.id
+def _order(unit: Unit) -> tuple[bool, int, str]:
+    """What runs something comes first, then by id: kubelet names what is free in any order."""
+    return not any(info.afu_id for info in unit.slots), len(unit.id), unit.id
 
 
 def _holds(unit: Unit, image: str) -> bool:

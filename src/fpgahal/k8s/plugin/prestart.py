@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 
 from fpgahal import ImageStore
 from fpgahal.k8s import wanted
+from fpgahal.k8s.names import INTEL_DOMAIN
 from fpgahal.k8s.plugin.pods import Owner, Pods, PodsError
 from fpgahal.k8s.plugin.unit import Unit
 from fpgahal.k8s.programming import Outcome, ensure
 from fpgahal.k8s.wanted import Wish
+
+REGION = f"{INTEL_DOMAIN}/region-"
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +28,7 @@ async def prepare(
     pods: Pods | None,
     deadline: float,
     program: bool = True,
+    hook: bool = True,
 ) -> list[Outcome]:
     """Verify, and where allowed program, the boards of one container; all of them at once.
 
@@ -43,13 +47,17 @@ async def prepare(
         Seconds on the clock of ``time.monotonic()``.
     program : bool
         Whether to load what does not run yet.
+    hook : bool
+        Whether the container has the hook.  Without it, nobody would see to what can't be known here.
 
     Raises
     ------
     FpgaError
         As `programming.ensure` has it.  The other boards are done with by then.
+    PodsError
+        There is no hook, and it is not known what the container wants.
     """
-    owner, env = await _asked_for(units, pods)
+    owner, env = await _asked_for(units, pods, hook)
     todo = wishes(units, env)
 
     def one(wish: Wish) -> Outcome:
@@ -96,14 +104,22 @@ def wishes(units: Sequence[Unit], env: Mapping[str, str] | None) -> list[Wish]:
     return wanted.settled(found)
 
 
-async def _asked_for(units: Sequence[Unit], pods: Pods | None) -> tuple[Owner | None, Mapping[str, str] | None]:
-    owner = None
-    if pods is None or not units:
-        return None, None
-    try:
-        owner = await pods.owner(units[0].resource, [unit.id for unit in units])
-        if owner is not None:
-            return owner, await pods.env(owner)
-    except PodsError as error:
-        log.warning("The pod is not known: %s", error.message, extra={"resource": units[0].resource})
-    return owner, None
+async def _asked_for(
+    units: Sequence[Unit], pods: Pods | None, hook: bool
+) -> tuple[Owner | None, Mapping[str, str] | None]:
+    """Find the container, and its variables; either None if it is not known, and that is for the hook."""
+    owner, env = None, None
+    if pods is not None and units:
+        try:
+            owner = await pods.owner(units[0].resource, [unit.id for unit in units])
+            env = await pods.env(owner) if owner is not None else None
+        except PodsError as error:
+            if not hook and any(unit.programmed_by_pod for unit in units):
+                raise
+            log.warning("The pod is not known: %s", error.message, extra={"resource": units[0].resource})
+    if env is None and not hook and any(unit.programmed_by_pod and unit.resource.startswith(REGION) for unit in units):
+        raise PodsError(
+            f"What the container wants on {units[0].resource} is not known, and no hook will ask it.",
+            hint="Give the plugin access to the API server, or its containers the hook (--hook).",
+        )
+    return owner, env

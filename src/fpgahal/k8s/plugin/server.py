@@ -150,14 +150,14 @@ class ResourceServer:
             server.add_insecure_port(f"unix:{aside}")
         except RuntimeError as error:  # gRPC does not tell why
             raise ServerError(f"No socket can be made in {self.path.parent}: {error}.") from None
-        await server.start()
         try:
+            await server.start()
             os.chmod(aside, 0o600)
             os.rename(aside, self.path)
-            self._file = _identity(self.path)
-        except OSError:
+        except BaseException:  # also cancelled: nobody else knows this server
             await server.stop(None)
             raise
+        self._file = _identity(self.path)
         self._server = server
 
     async def stop(self, *, gone: bool = False, grace: float = GRACE_SECONDS) -> None:
@@ -222,7 +222,7 @@ class ResourceServer:
                     [self._units[id] for id in ids if id in self._units]
                     for ids in (one.available_deviceIDs, one.must_include_deviceIDs)
                 )
-                chosen = self._work.prefer(available, must, one.allocation_size)
+                chosen = await self._work.prefer(self.resource, available, must, one.allocation_size)
                 response.container_responses.add(deviceIDs=chosen)
             return response
 

@@ -37,6 +37,12 @@ STOP_SECONDS = 25.0  # for a board that is being programmed; kubelet gives a pod
 log = logging.getLogger(__name__)
 
 
+def hook_options(config: Config) -> tuple[str, ...]:
+    """Give what the hook is told of the configuration: it loads images where nobody did before it."""
+    program = ("--program",) if config.program and not config.prestart else ()
+    return *program, "--store", str(config.store)
+
+
 class Service:
     """One run of the plugin."""
 
@@ -45,9 +51,8 @@ class Service:
         self.metrics = Metrics()
         prepare = self._prepare if config.prestart else None
         self._pod_resources = str(config.kubelet_dir / "pod-resources" / "kubelet.sock")
-        hook_options = [f"--store={config.store}", *(["--program"] if config.program else [])]
-        cdi = CdiFolder(str(config.cdi_dir), hook_options)
-        self.boards = Boards(config.settings(), cdi, config.hook, prepare)
+        cdi = CdiFolder(str(config.cdi_dir), hook_options(config))
+        self.boards = Boards(config.settings(), cdi, config.hook, prepare, self._wish)
         self.node = Node(
             Kubelet(config.kubelet_dir),
             self.boards,
@@ -164,13 +169,24 @@ class Service:
         pods = await _imported("fpgahal.k8s.plugin.pods")
         store = await _imported("fpgahal")
         await self._opened.wait()
-        await prestart.prepare(
-            units,
-            store=store.ImageStore(self.config.store) if self.config.store.is_dir() else None,
-            pods=pods.Pods(self._api, self._pod_resources),
-            deadline=deadline,
-            program=self.config.program,
-        )
+        try:
+            await prestart.prepare(
+                units,
+                store=store.ImageStore(self.config.store) if self.config.store.is_dir() else None,
+                pods=pods.Pods(self._api, self._pod_resources),
+                deadline=deadline,
+                program=self.config.program,
+                hook=self.boards.hooked(units),
+            )
+        finally:
+            self.node.wake()  # another image may be loaded now: labels, preference and mode af want to know
+
+    async def _wish(self, resource: str) -> str:
+        """Ask which function is about to run, if there is somebody to ask."""
+        if self._api is None or not self.config.node_name:
+            return ""
+        pending = await _imported("fpgahal.k8s.plugin.pending")
+        return str(await pending.wish(self._api, self.config.node_name, resource))
 
 
 async def _imported(name: str) -> Any:

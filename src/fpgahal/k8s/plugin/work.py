@@ -46,8 +46,8 @@ class Work(Protocol):
         """Put a container's share together; an FpgaError says why it can't have it."""
         ...
 
-    def prefer(self, available: Sequence[Unit], must: Sequence[Unit], size: int) -> list[str]:
-        """Choose units for a container: ids."""
+    async def prefer(self, resource: str, available: Sequence[Unit], must: Sequence[Unit], size: int) -> list[str]:
+        """Choose units of a resource for a container: ids."""
         ...
 
     async def prepare(self, units: Sequence[Unit], seconds: float) -> None:

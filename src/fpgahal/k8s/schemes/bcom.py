@@ -22,10 +22,11 @@ def units(devices: Sequence[DeviceInfo], settings: Settings) -> Iterator[Unit | 
     """Offer each board as one unit, called by its PCI address."""
     boards: dict[str, list[DeviceInfo]] = {}
     for info in devices:
-        if board.application_nodes(info):
-            boards.setdefault(info.bdf, []).append(info)
+        problem = board.problem(info)
+        if problem:
+            yield Skipped(info.address, problem)
         else:
-            yield Skipped(info.address, info.health.reason or "it has no device node for applications")
+            boards.setdefault(info.bdf, []).append(info)
     for bdf, slots in boards.items():
         id = bdf.removeprefix("0000:")  # theirs leave the PCI domain out
         nodes = [node for info in slots for node in board.application_nodes(info)]

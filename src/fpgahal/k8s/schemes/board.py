@@ -32,6 +32,15 @@ def fme(info: DeviceInfo) -> str:
     return _first(info, _FME)
 
 
+def problem(info: DeviceInfo) -> str:
+    """Say why a board can never be offered as it is: what manages it is there, but nothing that could be used.
+
+    One that is only not ready yet can be offered, unhealthy.
+    """
+    usable = bool(port(info)) if info.driver == "opae" else info.bdf != info.management_bdf
+    return "" if usable else info.health.reason or "it has nothing that an application could open"
+
+
 def _first(info: DeviceInfo, pattern: re.Pattern[str]) -> str:
     return next((node for node in info.device_nodes if pattern.fullmatch(basename(node))), "")
 
@@ -66,7 +75,8 @@ def unit(
     """
     slots = tuple(slots)
     racks = tuple(dict.fromkeys(info.root for info in slots if info.emulated))
-    found = (reasons(slots, to_be_programmed=programmed_by_pod), reason)
+    nodes = tuple(nodes)
+    found = (reasons(slots, to_be_programmed=programmed_by_pod), reason, "" if nodes else "it has no device node")
     return Unit(
         id,
         resource,

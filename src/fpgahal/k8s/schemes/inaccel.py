@@ -15,7 +15,7 @@ from fpgahal.k8s.schemes.settings import Settings
 # xilinx_u250_gen3x16_xdma_shell_2_1, xilinx_aws-vu9p-f1_dynamic_5_0, xilinx_aws-vu9p-f1-04261818_dynamic_5_0
 _SHELL = re.compile(r"xilinx_(?P<board>aws-vu\w+?-f[0-9]+|[A-Za-z0-9-]+?)(-[0-9]{8})?_(?P<shell>.+)")
 _AWS_DYNAMIC = re.compile(r"dynamic(_[0-9]+)*")
-_OPENCL_NAMES = {"pac-a10": "pac_a10", "d5005": "pac_s10_dc"}  # as Intel's OpenCL packages call the boards
+_OPENCL_NAMES = {"pac-a10": "pac_a10", "d5005": "pac_s10"}  # their names come from OpenCL
 
 
 def resource(info: DeviceInfo) -> str:
@@ -47,11 +47,10 @@ def shell_label(info: DeviceInfo) -> str:
 def units(devices: Sequence[DeviceInfo], settings: Settings) -> Iterator[Unit | Skipped]:
     """Offer Intel's and AMD's boards, also those on AWS."""
     for info in devices:
-        name = resource(info)
-        nodes = board.application_nodes(info)
+        name, problem = resource(info), board.problem(info)
         if not name:
             continue
-        if not nodes or name.endswith("/"):
-            yield Skipped(info.address, info.health.reason or "it has no name in this scheme, or no device node")
+        if problem or name.endswith("/"):
+            yield Skipped(info.address, problem or "nothing says which board it is, and so its name in this scheme")
             continue
-        yield board.unit(board.slot_id(info), name, (info,), nodes)
+        yield board.unit(board.slot_id(info), name, (info,), board.application_nodes(info))

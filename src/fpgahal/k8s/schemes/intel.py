@@ -37,9 +37,9 @@ def _problem(info: DeviceInfo) -> str:
     node = board.port(info)
     if info.pci_class not in (0, _PROCESSING_ACCELERATOR):
         return f"PCI class {info.pci_class:#08x} is not that of an FPGA board ({_PROCESSING_ACCELERATOR:#08x})"
-    if not node or node in info.missing_nodes:
-        return info.health.reason or "it has no port"
-    return ""
+    if node in info.missing_nodes:
+        return info.health.reason or f"device node {node} is missing"
+    return board.problem(info)
 
 
 def _functions(devices: Sequence[DeviceInfo], settings: Settings) -> Iterator[Unit | Skipped]:

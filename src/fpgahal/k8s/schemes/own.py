@@ -29,8 +29,9 @@ def resource(info: DeviceInfo) -> str:
 def units(devices: Sequence[DeviceInfo], settings: Settings) -> Iterator[Unit | Skipped]:
     """Offer every slot that an application can open."""
     for info in devices:
-        nodes = board.application_nodes(info)
-        if not nodes:
-            yield Skipped(info.address, info.health.reason or "it has no device node for applications")
+        problem = board.problem(info)
+        if problem:
+            yield Skipped(info.address, problem)
             continue
+        nodes = board.application_nodes(info)
         yield board.unit(board.slot_id(info), resource(info), (info,), nodes, programmed_by_pod=True)

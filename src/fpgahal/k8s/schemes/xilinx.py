@@ -27,10 +27,11 @@ def units(devices: Sequence[DeviceInfo], settings: Settings) -> Iterator[Unit | 
     for info in devices:
         if info.driver != "xrt" or info.vendor_id not in _VENDORS:
             continue
-        nodes = board.application_nodes(info)
-        if info.bdf == info.management_bdf or not info.platform:
-            yield Skipped(info.address, info.health.reason or "its shell has no name")
+        problem = board.problem(info) or ("" if info.platform else info.health.reason or "its shell has no name")
+        if problem:
+            yield Skipped(info.address, problem)
             continue
+        nodes = board.application_nodes(info)
         if settings.xilinx_management:
             nodes += tuple(node for node in info.device_nodes if basename(node).startswith("xclmgmt"))
         yield board.unit(info.bdf, _resource(info, settings), (info,), nodes)

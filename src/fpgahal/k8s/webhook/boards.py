@@ -5,22 +5,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
-from fpgahal.k8s import catalogue
 from fpgahal.k8s.api import Api, ApiError
-from fpgahal.k8s.capacity import free_boards
+from fpgahal.k8s.capacity import free_boards, pod_boards
+from fpgahal.k8s.catalogue import CatalogueError, CatalogueFile
 from fpgahal.k8s.planner import Offer, Plan
 from fpgahal.k8s.webhook.accelerators import Cluster
 from fpgahal.k8s.webhook.table import Table
 
 LOOK_TIMEOUT = 3.0  # seconds; the API server waits ten for a review
+PAGE = 250  # objects
+UNFINISHED = "status.phase!%3DSucceeded,status.phase!%3DFailed"
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +51,10 @@ class Boards:
     """
 
     def __init__(self, api: Api, table: Table, path: Path, look_seconds: float) -> None:
-        self._api, self._table, self._path, self._look_seconds = api, table, path, look_seconds
-        self._stamp = _stamp(path)
-        self._catalogue = table.catalogue = catalogue.load(path)
-        self._cluster = Cluster(groups=self._catalogue.groups)
+        self._api, self._table, self._look_seconds = api, table, look_seconds
+        self._file = CatalogueFile(path)
+        table.catalogue = self._file.catalogue
+        self._cluster = Cluster()
         self._seen = 0.0  # when the nodes were looked at
         self._looking = asyncio.Lock()
 
@@ -58,17 +62,15 @@ class Boards:
         """Take the catalogue again whenever its file changes; one that can't be used is reported, and not taken."""
         while True:
             await asyncio.sleep(seconds)
-            stamp = _stamp(self._path)
-            if stamp != self._stamp:
-                self._stamp = stamp
-                try:
-                    found = await asyncio.to_thread(catalogue.load, self._path)
-                except catalogue.CatalogueError as error:
-                    log.error("The catalogue is not taken, the former one stays: %s", error)
+            try:
+                if not await asyncio.to_thread(self._file.refresh):
                     continue
-                self._catalogue = self._table.catalogue = found
-                self._seen = 0.0
-                log.info("The catalogue was taken", extra={"images": len(found.images), "groups": len(found.groups)})
+            except CatalogueError as error:
+                log.error("The catalogue is not taken, the former one stays: %s", error)
+                continue
+            found = self._table.catalogue = self._file.catalogue
+            self._seen = 0.0
+            log.info("The catalogue was taken", extra={"images": len(found.images), "groups": len(found.groups)})
 
     async def cluster(self) -> Cluster:
         """Give what is free; after a look at the cluster, if the last one was too long ago."""
@@ -85,16 +87,16 @@ class Boards:
         )
 
     async def _look(self) -> Cluster:
-        groups = self._catalogue.groups
+        groups = self._file.catalogue.groups
         if not self._look_seconds:
             return Cluster(groups=groups)
-        boards = {image.board for image in self._catalogue.images}
+        boards = {image.board for image in self._file.catalogue.images}
         try:
             async with asyncio.timeout(LOOK_TIMEOUT):
-                nodes, pods = await asyncio.gather(
-                    self._api.get("/api/v1/nodes?resourceVersion=0"),  # from the API server's memory, not from etcd
-                    self._api.get("/api/v1/pods?resourceVersion=0"),
-                )
+                there = [node async for node in self._items("nodes", "")]
+                running = [
+                    pod async for pod in self._items("pods", f"&fieldSelector={UNFINISHED}") if pod_boards(pod, boards)
+                ]
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             log.warning(
                 "Nodes and pods can't be seen, so boards are chosen by the catalogue alone: %s",
@@ -102,17 +104,20 @@ class Boards:
                 extra={"hint": "The service account needs list on nodes and pods, or --look-seconds 0."},
             )
             return Cluster(groups=groups)
-        there, running = nodes.get("items") or [], pods.get("items") or []
         return Cluster(tuple(free_boards(there, running, boards)), tuple(free_boards(there, [], boards)), groups)
+
+    async def _items(self, plural: str, query: str) -> AsyncIterator[dict[str, Any]]:
+        """Read a list page by page: that of a large cluster's pods would not fit into this process's memory limit."""
+        more = ""
+        while True:
+            page = await self._api.get(f"/api/v1/{plural}?limit={PAGE}{query}{more}")
+            for item in page.get("items") or []:
+                yield item
+            token = (page.get("metadata") or {}).get("continue")
+            if not token:
+                return
+            more = f"&continue={quote(token, safe='')}"
 
 
 def _less(offer: Offer, plan: Plan) -> Offer:
     return replace(offer, boards=dict(Counter(offer.boards) - Counter(plan.boards)))
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size

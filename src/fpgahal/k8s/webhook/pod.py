@@ -109,9 +109,10 @@ def _check_claims(claimed: list[Pair], container: Mapping[str, Any], table: Name
     """Accept variables only as a former review of ours left them: each pair mapped, and a unit for each."""
     for number, pair in enumerate(claimed, 1):
         if pair not in table.programmable:
+            images = "" if table.images is None else ", and no image of the catalogue that it may have,"
             raise Denied(
-                f"{_forged(f'FPGA_REGION_{number}')}  No AcceleratorFunction of namespace {table.namespace} has "
-                "that pair of ids."
+                f"{_forged(f'FPGA_REGION_{number}')}  No AcceleratorFunction of namespace {table.namespace}{images} "
+                "has that pair of ids."
             )
     for interface, count in Counter(interface for interface, _ in claimed).items():
         boards = {table.boards[pair] for pair in claimed if pair[0] == interface and pair in table.boards}
