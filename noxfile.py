@@ -71,7 +71,6 @@ def kubelet(session: nox.Session) -> None:
         session.skip("a mount namespace needs root: run it as root, as CI does")
     program = ROOT / "build" / "kubelet-devices"
     with session.chdir("tests/k8s/kubelet"):  # 3 minutes for two cores at first, then Go's cache has it
-        session.run(go, "vet", external=True)
         session.run(go, "build", "-trimpath", "-ldflags=-s -w", "-o", str(program), external=True)
     session.install("-q", package(session, "[k8s]"), *group("e2e"))
     variables = {"FPGAHAL_KUBELET": str(program)}

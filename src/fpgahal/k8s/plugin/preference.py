@@ -35,13 +35,17 @@ def prefer(available: Sequence[Unit], must: Sequence[Unit], size: int, wanted: s
     image = wanted.replace("-", "").lower()
     chosen = list({unit.id: unit for unit in must}.values())
     taken = {unit.id for unit in chosen}
-    free = list({unit.id: unit for unit in available if unit.id not in taken}.values())
-    free.sort(key=lambda unit: not any(info.afu_id for info in unit.slots))
+    free = sorted({unit.id: unit for unit in available if unit.id not in taken}.values(), key=_order)
     ready = [unit for unit in free if image and _holds(unit, image)]
     others = [unit for unit in free if unit not in ready]
     for group in (ready, others):
         _add(chosen, group, size)
     return [unit.id for unit in chosen[: max(size, len(must))]]
+
+
+def _order(unit: Unit) -> tuple[bool, int, str]:
+    """What runs something comes first, then by id: kubelet names what is free in any order."""
+    return not any(info.afu_id for info in unit.slots), len(unit.id), unit.id
 
 
 def _holds(unit: Unit, image: str) -> bool:
