@@ -18,7 +18,6 @@ from fpgahal import (
     HealthStatus,
     ImageNotFoundError,
     ImageStore,
-    IncompatibleBitstreamError,
 )
 from fpgahal.k8s.names import AFU_DIGITS, canonical_id
 
@@ -119,8 +118,6 @@ def ensure(
         )
     bitstream = store.load(image)
     bitstream.check_compatible(now)
-    if bitstream.emulated and not now.emulated:
-        raise IncompatibleBitstreamError(f"{bitstream.name} is for EMULATED boards only.  Nothing was written.")
     programmed = _load(now, bitstream, end, always=len(wanted) == _HASH_DIGITS)
     actual = _again(info).afu_id
     if actual != bitstream.afu_id:
