@@ -78,6 +78,36 @@ def kubelet(session: nox.Session) -> None:
 
 
 @nox.session
+def image(session: nox.Session) -> None:
+    """deploy/Dockerfile, on a Debian of its own, and README's pod in its containers.  Needs root; ten minutes."""
+    for tool in ("podman", "runc", "debootstrap", "unshare"):
+        if not shutil.which(tool):
+            session.error(f"{tool} is missing: apt-get install podman runc debootstrap")
+    if os.geteuid() != 0:
+        session.skip("containers and debootstrap need root")
+    session.install("-q", package(session, "[k8s]"), *group("test"))
+    with tempfile.TemporaryDirectory() as folder:
+        podman, base = Path(folder, "podman"), Path(folder, "base")
+        own = f"--root={folder}/storage --runroot={folder}/run --tmpdir={folder}/tmp"
+        how = "--runtime=runc --cgroup-manager=cgroupfs --events-backend=none"
+        podman.write_text(f'#!/bin/sh\nexec podman {own} {how} "$@"\n')
+        podman.chmod(0o755)
+        session.run("debootstrap", "--variant=minbase", "bookworm", str(base), external=True, silent=True)
+        archive = f"{folder}/base.tar"
+        session.run("tar", "-C", str(base), "-cf", archive, ".", external=True)
+        session.run(str(podman), "import", archive, "localhost/debian", external=True, silent=True)
+        options = ["--isolation=chroot", "--network=host", "--build-arg=BASE=localhost/debian"]
+        if certificates := os.environ.get("PIP_CERT"):  # of a proxy
+            options += [f"--volume={certificates}:/certificates:ro", "--env=PIP_CERT=/certificates"]
+        name = f"localhost/fpgahal:{PYPROJECT['project']['version']}"
+        session.run(str(podman), "build", *options, "-f", "deploy/Dockerfile", "-t", name, ".", external=True)
+        empty = "for folder in /var/lib /srv /opt /run/cdi; do mkdir -p $folder; mount -t tmpfs none $folder; done"
+        pytest = [str(Path(session.bin, "python")), "-m", "pytest", "tests/k8s/e2e/test_image.py", *session.posargs]
+        inside = ["unshare", "--mount", "--propagation=private", "sh", "-ec", f'{empty}; exec "$@"', "sh", *pytest]
+        session.run(*inside, external=True, env={"FPGAHAL_PODMAN": str(podman)})
+
+
+@nox.session
 def storm(session: nox.Session) -> None:
     """Ten thousand random events over the device plugin, others each time; ``nox -s storm -- 500`` has 500."""
     session.install("-q", package(session, "[k8s]"), *group("e2e"))

