@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from fake_kubelet import Granted
+from fake_nodes import FakeNodes
 from node import AFU0, AFU3, DEMO, FUNCTION3, OWN, REGION, Node, node, orchestrated
 from podman import Podman
 from waiting import until
@@ -22,28 +23,30 @@ from fpgahal.k8s.plugin.unit import DeviceNode, Unit
 
 BOARD0, BOARD1 = "0000:3b:00.0/0", "0000:3c:00.0/0"
 WHAT_IT_SEES = "import fpgahal; print(*(info.address for info in fpgahal.devices()))"
-MODES = {"af": ("--schemes=intel", "--mode=af", "--cdi"), "region": ("--schemes=intel", "--mode=region")}
+AF = ("--schemes=intel", "--mode=af", "--cdi", "--no-program")
+REGIONS = ("--schemes=intel", "--mode=region")
+BY_HOOK = (*REGIONS, "--no-prestart")  # the hook programs, as where no API server says what a pod wants
 
 
 @pytest.fixture
 def preprogrammed(tmp_path: Path) -> Iterator[Node]:
     """Mode af, and nothing may be programmed: board 0 runs NLB0, board 1 NLB3."""
-    with node(tmp_path, *MODES["af"], "--no-program") as found:
+    with node(tmp_path, *AF) as found:
         found.program(1, "nlb3")
         yield found
 
 
 @pytest.fixture
 def region(tmp_path: Path) -> Iterator[Node]:
-    """Mode region: both boards run NLB0, and the plugin may program."""
-    with node(tmp_path, *MODES["region"]) as found:
+    """Mode region: both boards run NLB0, and the hook may program."""
+    with node(tmp_path, *BY_HOOK) as found:
         yield found
 
 
 @pytest.fixture
 def verifying(tmp_path: Path) -> Iterator[Node]:
     """Mode region, where nothing may be programmed."""
-    with node(tmp_path, *MODES["region"], "--no-program") as found:
+    with node(tmp_path, *REGIONS, "--no-program") as found:
         yield found
 
 
@@ -89,8 +92,20 @@ def test_a_region_is_programmed_for_the_pod(region: Node) -> None:
     assert sorted(region.programmed()) == [0, 1]
 
 
+def test_prestart_programs_and_the_hook_verifies(tmp_path: Path) -> None:
+    with FakeNodes() as api, node(tmp_path, *REGIONS, f"--api-server={api.url}") as found:
+        api.pods["default", "demo"] = orchestrated(AFU3)
+        granted = found.admit("demo", REGION)
+        refused(found.demo(granted, orchestrated(AFU3)), AFU3)  # the hook: nobody has programmed it
+        found.kubelet.start_container("demo")
+        assert sorted(found.programmed()) == [0, 1]
+        succeeded(found.demo(granted, orchestrated(AFU3)))
+        refused(found.demo(granted, orchestrated(AFU0)), AFU0)
+        assert sorted(found.programmed()) == [0, 1]
+
+
 def test_two_boards_in_one_container_get_a_function_each(tmp_path: Path) -> None:
-    with node(tmp_path, *MODES["region"], images=("nlb0", "nlb3")) as found:
+    with node(tmp_path, *BY_HOOK, images=("nlb0", "nlb3")) as found:
         granted = found.admit("demo", REGION, 2)
         assert len(granted.cdi) == 2
         result = found.run(granted, found.podman.interpreter, "-c", WHAT_IT_SEES, env=orchestrated(AFU3, AFU0))
@@ -114,7 +129,7 @@ def test_two_pods_at_the_same_time_have_a_board_each(region: Node) -> None:
 
 
 def test_a_board_of_our_own_scheme_needs_no_wish(tmp_path: Path) -> None:
-    with node(tmp_path, "--cdi") as found:
+    with node(tmp_path, "--cdi", "--no-prestart") as found:
         granted = found.admit("demo", OWN)
         result = found.podman.python(granted, WHAT_IT_SEES)
         assert (result.returncode, result.stdout.strip()) == (0, granted.env["FPGAHAL_VISIBLE_DEVICES"])
@@ -141,7 +156,7 @@ def test_a_function_that_nobody_may_load_is_refused(verifying: Node) -> None:
 
 
 def test_a_missing_image_is_refused(tmp_path: Path) -> None:
-    with node(tmp_path, *MODES["region"], images=()) as found:
+    with node(tmp_path, *BY_HOOK, images=()) as found:
         granted = found.admit("demo", REGION)
         refused(found.demo(granted, orchestrated(AFU3)), AFU3, "not found")
         assert found.programmed() == [0, 0]
@@ -158,7 +173,7 @@ def test_a_changed_image_is_refused(region: Node) -> None:
 
 
 def test_a_namespace_that_is_not_on_the_list_is_refused(tmp_path: Path) -> None:
-    with node(tmp_path, *MODES["region"], images=()) as found:
+    with node(tmp_path, *BY_HOOK, images=()) as found:
         path = tmp_path / "nlb3.gbs"
         path.write_bytes(found.image("nlb3"))
         found.store.add(path, namespaces=["finance"])
@@ -183,7 +198,7 @@ def test_more_functions_than_boards_are_refused(region: Node) -> None:
 
 def test_a_hook_that_is_not_there_is_no_way_around_it(tmp_path: Path) -> None:
     missing = tmp_path / "no-hook"
-    with node(tmp_path, *MODES["region"], "--hook", str(missing)) as found:
+    with node(tmp_path, *BY_HOOK, "--hook", str(missing)) as found:
         refused(found.demo(found.admit("demo", REGION), orchestrated(AFU3)), str(missing))
 
 
@@ -204,7 +219,7 @@ def test_a_failed_reconfiguration_is_refused(region: Node) -> None:
 
 
 def test_a_container_gets_nothing_of_a_device_that_is_gone(tmp_path: Path) -> None:
-    with node(tmp_path, *MODES["region"], "--grace-seconds", "0.2") as found:
+    with node(tmp_path, *BY_HOOK, "--grace-seconds", "0.2") as found:
         granted = found.admit("demo", REGION, 2)
         assert len(list(found.cdi.iterdir())) == 2
         found.rack.fault(0, "vanish")

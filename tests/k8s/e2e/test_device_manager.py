@@ -88,7 +88,7 @@ def test_a_pod_gets_a_board_and_nobody_else_does(node: Node) -> None:
 
 def test_its_answer_is_the_whole_of_what_the_container_needs(node: Node) -> None:
     node.add("nlb3")
-    node.plugin("--schemes=intel", "--mode=region")
+    node.plugin("--schemes=intel", "--mode=region", "--no-prestart")  # the hook programs
     node.offers(REGION, 2, 2)
     node.kubelet.ask("admit", pod=pod("both", {REGION: 2}))
     granted = node.kubelet.run("both")
