@@ -123,7 +123,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("cython-lint", *map(str, sorted((ROOT / "src/fpgahal").rglob("*.p[yx][xd]"))))
-    session.run("codespell", "src", "native", "tests", "benchmarks", "docs", "README.md", "ARCHITECTURE.md")
+    session.run("codespell", "src", "native", "tests", "benchmarks", "docs", "deploy", "README.md", "ARCHITECTURE.md")
 
 
 @nox.session
