@@ -49,9 +49,15 @@ class Podman:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # What tidies up after a container is a process of its own, and not always done when podman is.
-        until(lambda: not self._podman("ps", "--all", "--quiet").communicate(timeout=SECONDS)[0])
-        self._temporary.cleanup()
+        until(self._gone)
+
+    def _gone(self) -> bool:
+        """Delete the folder; what tidies up after a container may still be writing there when podman has ended."""
+        try:
+            self._temporary.cleanup()
+        except OSError:
+            return False
+        return True
 
     def run(self, granted: Granted | None, *command: str, **more: Any) -> subprocess.CompletedProcess[str]:
         """Run a command in a container, to its end; parameters as for `start`."""
