@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from fake_kubelet import AdmissionError, FakeKubelet, StartError
 from fake_nodes import FakeNodes
@@ -35,11 +35,20 @@ import fpgahal
 from fpgahal import ImageStore, emu
 from fpgahal.k8s.names import af_resource
 
+T = TypeVar("T")
+
 RACK = "pac-a10:2,d5005,u250:2"
 IMAGES = {"pac-a10": ("nlb0", "nlb3"), "d5005": ("nlb0", "nlb3"), "u250": ("vadd", "passthrough")}
+PICK = st.integers(0, 59)  # one of a list, whose length may depend on what threads do: Hypothesis must not know
 MOSTLY = st.sampled_from((True, True, True, False))
 MOST_BAD = 3  # boards at the same time: what nobody can be given tells little
 SETTLED = 20.0  # seconds, on a machine that does other things, too
+
+
+def one_of(things: Iterable[T], pick: int) -> T:
+    """Choose from what there is."""
+    known = list(things)
+    return known[pick % len(known)]
 
 
 @functools.cache
@@ -156,50 +165,46 @@ class Storm(RuleBasedStateMachine):
                 pod.started = False
         self.plugin.wake()
 
-    def _some(self, data: st.DataObject, boards: Iterable[Board]) -> Board:
-        known = list(boards)
-        return known[data.draw(st.integers(0, len(known) - 1))]
-
     @precondition(lambda self: sum(not board.well for board in self.boards) < MOST_BAD)
-    @rule(data=st.data())
-    def unplug(self, data: st.DataObject) -> None:
-        board = self._some(data, (board for board in self.boards if board.present))
+    @rule(pick=PICK)
+    def unplug(self, pick: int) -> None:
+        board = one_of((board for board in self.boards if board.present), pick)
         self.rack.fault(board.bdf, "vanish")
         board.present = False
         self._touch(board)
 
     @precondition(lambda self: not all(board.present for board in self.boards))
-    @rule(data=st.data())
-    def plug(self, data: st.DataObject) -> None:
-        board = self._some(data, (board for board in self.boards if not board.present))
+    @rule(pick=PICK)
+    def plug(self, pick: int) -> None:
+        board = one_of((board for board in self.boards if not board.present), pick)
         self.rack.clear(board.bdf)
         board.present, board.broken = True, False
         self._touch(board)
 
     @precondition(lambda self: sum(not board.well for board in self.boards) < MOST_BAD)
-    @rule(data=st.data())
-    def fail(self, data: st.DataObject) -> None:
-        board = self._some(data, (board for board in self.boards if board.well))
+    @rule(pick=PICK)
+    def fail(self, pick: int) -> None:
+        board = one_of((board for board in self.boards if board.well), pick)
         for node in board.nodes:
             node.rename(node.with_name(f".{node.name}"))
         board.broken = True
         self._touch(board)
 
     @precondition(lambda self: any(board.present and board.broken for board in self.boards))
-    @rule(data=st.data())
-    def recover(self, data: st.DataObject) -> None:
-        board = self._some(data, (board for board in self.boards if board.present and board.broken))
+    @rule(pick=PICK)
+    def recover(self, pick: int) -> None:
+        board = one_of((board for board in self.boards if board.present and board.broken), pick)
         for node in board.nodes:
             node.with_name(f".{node.name}").rename(node)
         board.broken = False
         self._touch(board)
 
     @precondition(lambda self: any(board.well for board in self.boards))
-    @rule(data=st.data())
-    def program(self, data: st.DataObject) -> None:
+    @rule(pick=PICK)
+    def program(self, pick: int) -> None:
         """Somebody loads another image, be it in use or not."""
-        board = self._some(data, (board for board in self.boards if board.well))
-        name = data.draw(st.sampled_from(IMAGES[board.kind]))
+        board = one_of((board for board in self.boards if board.well), pick)
+        name = one_of(IMAGES[board.kind], pick // 7)
         with suppress(fpgahal.FpgaError) if board.spoilt else nullcontext(), fpgahal.open(board.bdf) as dev:
             dev.program(images()[board.kind, name])
         disturbed = board.disturbed
@@ -208,11 +213,11 @@ class Storm(RuleBasedStateMachine):
             board.disturbed = disturbed
 
     @precondition(lambda self: self.mode == "region" and any(board.well for board in self.boards))
-    @rule(data=st.data())
-    def spoil(self, data: st.DataObject) -> None:
+    @rule(pick=PICK)
+    def spoil(self, pick: int) -> None:
         """The next reconfiguration of a board fails, or another function answers after it."""
-        board = self._some(data, (board for board in self.boards if board.well))
-        self.rack.fault(board.bdf, data.draw(st.sampled_from(("program", "wrong-afu"))), count=1)
+        board = one_of((board for board in self.boards if board.well), pick)
+        self.rack.fault(board.bdf, one_of(("program", "wrong-afu"), pick // 7), count=1)
         board.spoilt = True
 
     @rule()
@@ -227,18 +232,18 @@ class Storm(RuleBasedStateMachine):
 
     # --- the pods -----------------------------------------------------------------------------------------------
 
-    @rule(kind=st.sampled_from(sorted(IMAGES)), count=st.integers(1, 2), calm=MOSTLY, data=st.data())
-    def admit(self, kind: str, count: int, calm: bool, data: st.DataObject) -> None:
+    @rule(kind=st.sampled_from(sorted(IMAGES)), count=st.integers(1, 2), calm=MOSTLY, pick=PICK)
+    def admit(self, kind: str, count: int, calm: bool, pick: int) -> None:
         if calm:
             self.settle()
             for old in [old for old, pod in self.pods.items() if pod.boards[0].kind == kind]:
                 self._remove(old)
             self.settle()
         count = min(count, sum(board.kind == kind for board in self.boards))
-        resource = self._some(data, (board for board in self.boards if board.kind == kind)).resource
+        resource = one_of((board for board in self.boards if board.kind == kind), pick).resource
         self.names += 1
         name = f"pod{self.names}"
-        wants = [data.draw(st.sampled_from(self.images[kind])) for _ in range(count)]
+        wants = [one_of(self.images[kind], pick >> n) for n in range(count)]
         if kind == "u250":
             wants = wants[:1] * count  # FPGAHAL_AFU is one for all
             variables = {"FPGAHAL_AFU": wants[0]}
@@ -272,13 +277,13 @@ class Storm(RuleBasedStateMachine):
         if calm:
             self.run(self.pods[name])
 
-    @precondition(lambda self: self.pods)
-    @rule(calm=MOSTLY, data=st.data())
-    def restart(self, calm: bool, data: st.DataObject) -> None:
+    @rule(calm=MOSTLY, pick=PICK)
+    def restart(self, calm: bool, pick: int) -> None:
         """A container starts again, or for the first time."""
         if calm:
             self.settle()
-        self.run(self.pods[data.draw(st.sampled_from(sorted(self.pods)))])
+        if self.pods:
+            self.run(one_of(self.pods.values(), pick))
 
     def run(self, pod: Pod) -> None:
         """Do what kubelet does when a container starts."""
@@ -297,10 +302,10 @@ class Storm(RuleBasedStateMachine):
         for board in pod.boards:
             self._name(board)
 
-    @precondition(lambda self: self.pods)
-    @rule(data=st.data())
-    def remove(self, data: st.DataObject) -> None:
-        self._remove(data.draw(st.sampled_from(sorted(self.pods))))
+    @rule(pick=PICK)
+    def remove(self, pick: int) -> None:
+        if self.pods:
+            self._remove(one_of(self.pods, pick))
 
     def _remove(self, name: str) -> None:
         self.kubelet.remove(name)
@@ -322,11 +327,11 @@ class Storm(RuleBasedStateMachine):
         self.plugin.start()
         self.quiet = False
 
-    @rule(data=st.data())
-    def remove_socket(self, data: st.DataObject) -> None:
+    @rule(pick=PICK)
+    def remove_socket(self, pick: int) -> None:
         sockets = sorted((self.folder / "device-plugins").glob("fpgahal-*.sock"))
         if sockets:
-            sockets[data.draw(st.integers(0, len(sockets) - 1))].unlink(missing_ok=True)
+            one_of(sockets, pick).unlink(missing_ok=True)
             self.quiet = False
 
     # --- what always holds --------------------------------------------------------------------------------------

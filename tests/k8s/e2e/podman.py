@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -49,9 +50,17 @@ class Podman:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # What tidies up after a container is a process of its own, and not always done when podman is.
-        until(lambda: not self._podman("ps", "--all", "--quiet").communicate(timeout=SECONDS)[0])
+        until(lambda: not self._used())
         self._temporary.cleanup()
+
+    def _used(self) -> bool:
+        """Whether a process works on this folder: what tidies up after a container outlives podman."""
+        name = os.fsencode(self._folder)
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                if name in path.read_bytes():
+                    return True
+        return False
 
     def run(self, granted: Granted | None, *command: str, **more: Any) -> subprocess.CompletedProcess[str]:
         """Run a command in a container, to its end; parameters as for `start`."""
