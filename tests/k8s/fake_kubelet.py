@@ -18,7 +18,7 @@ What it keeps of the real one (kubelet 1.34, pkg/kubelet/cm/devicemanager, in wo
 * `start_container`: PreStartContainer (if the plugin asked for it) with a deadline of 30 s; again at each restart
   of the container, while Allocate is called once.  There is no call when a pod ends (`remove`).
 * No device is given to two containers; that two *resources* stand for one board only the plugin knows:
-  `overlaps` lists the device files, and the boards in FPGAHAL_VISIBLE_DEVICES, that several live containers hold.
+  `overlaps` lists the device files, and the boards in FPGAHAL_DEVICE_*, that several live containers hold.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from given import boards_of
 
 from fpgahal.k8s import rpc
 from fpgahal.k8s.proto import deviceplugin_pb2 as pb
@@ -418,7 +419,7 @@ class FakeKubelet:
         with self._changed:
             for (namespace, pod), containers in self.pods.items():
                 for container, granted in containers.items():
-                    boards = filter(None, granted.env.get("FPGAHAL_VISIBLE_DEVICES", "").split(","))
+                    boards = filter(None, boards_of(granted.env).split(","))
                     for thing in {*(host for host, _ in granted.nodes.values()), *boards}:
                         holders[thing].append(f"{namespace}/{pod}/{container}")
         return {thing: who for thing, who in holders.items() if len(who) > 1}

@@ -15,6 +15,7 @@ from fake_kubelet import FakeKubelet
 
 from fpgahal import DeviceInfo, DeviceStateError, FpgaError
 from fpgahal.k8s.plugin.allocation import Allocation
+from fpgahal.k8s.plugin.cdi import variable
 from fpgahal.k8s.plugin.kubelet import Kubelet
 from fpgahal.k8s.plugin.metrics import Metrics
 from fpgahal.k8s.plugin.node import Node
@@ -75,9 +76,9 @@ class FakeWork:
         for one in units:
             if not one.healthy:
                 raise DeviceStateError(f"Device {one.id} can't be used now: {one.reason}.")
-        boards = ",".join(info.address for one in units for info in one.slots)
+        boards = {variable(info): info.address for one in units for info in one.slots}
         return Allocation(
-            {"FPGAHAL_VISIBLE_DEVICES": boards},
+            boards,
             {"note": "value"},
             (),
             tuple(node for one in units for node in one.nodes),

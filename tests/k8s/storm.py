@@ -27,6 +27,7 @@ from typing import ClassVar, TypeVar
 
 from fake_kubelet import AdmissionError, FakeKubelet, StartError
 from fake_nodes import FakeNodes
+from given import boards_of
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from storm_plugins import Plugin, PluginThread
@@ -268,7 +269,7 @@ class Storm(RuleBasedStateMachine):
             Storm.events["pod refused"] += 1
             return
         Storm.events["admitted"] += 1
-        seen = granted.env["FPGAHAL_VISIBLE_DEVICES"].split(",")
+        seen = boards_of(granted.env).split(",")
         chosen = [board for board in self.boards if f"{board.bdf}/0" in seen]
         assert len(chosen) == len(seen) == count
         assert "/region-" not in resource or len(granted.cdi) == count

@@ -20,6 +20,7 @@ import jsonschema
 import pytest
 import yaml
 from deployed import DEPLOY, ROOT, VERSIONS, check, containers, manifest, one, rendered
+from given import boards_of
 from webhook_cases import patched, review
 
 import fpgahal
@@ -174,7 +175,7 @@ def test_every_command_works(block: str, text: str, tmp_path: Path) -> None:
         if wanted := own.get("FPGA_AFU_1"):
             store = fpgahal.ImageStore(str(tmp_path))
             store.add(fpgahal.emu.build_image("nlb3", fpgahal.emu.boards()["pac-a10"]))
-            (address,) = known.given.env["FPGAHAL_VISIBLE_DEVICES"].split(",")
+            (address,) = boards_of(known.given.env).split(",")
             (slot,) = (info for info in known.devices if info.address == address)
             assert ensure(slot, wanted, store=store, namespace=None, timeout=20).programmed
         program, *rest = container["command"]
@@ -193,7 +194,7 @@ def test_every_command_works(block: str, text: str, tmp_path: Path) -> None:
             assert done.stdout.strip() == known.given.env[variable]
             return
         assert "EMULATED" in done.stdout
-        boards = {info.bdf for info in known.devices if info.address in known.given.env["FPGAHAL_VISIBLE_DEVICES"]}
+        boards = {info.bdf for info in known.devices if info.address in boards_of(known.given.env)}
         others = {info.bdf for info in known.devices} - boards
         assert not [bdf for bdf in others if bdf in done.stdout], "it sees boards that are not its own"
 

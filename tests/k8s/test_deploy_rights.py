@@ -29,6 +29,7 @@ import grpc
 import pytest
 from deployed import Container, allows, check, containers, manifest, one, rendered
 from fake_kubelet import FakeKubelet, StartError
+from given import boards_of
 
 import fpgahal
 from fpgahal.k8s import rpc
@@ -230,7 +231,7 @@ def test_a_pod_gets_its_function_from_a_plugin_with_the_manifests_rights(tmp_pat
                     kubelet.start_container("demo", namespace=namespace)
                 continue
             kubelet.start_container("demo", namespace=namespace)
-            (address,) = granted.env["FPGAHAL_VISIBLE_DEVICES"].split(",")
+            (address,) = boards_of(granted.env).split(",")
             rack = str(node / granted.env["FPGAHAL_EMU_RACK"].strip("/"))
             (slot,) = (info for info in fpgahal.devices(rack) if info.address == address)
             assert slot.afu_id is not None

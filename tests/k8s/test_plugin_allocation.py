@@ -38,7 +38,7 @@ def node_of(name: str) -> DeviceNode:
 def test_D7_a_function(tmp_path: Path) -> None:
     got = share(trees.opae2(tmp_path), Settings(("intel",)), "intel-fpga-port.0")
     assert got == Allocation(
-        env={"FPGAHAL_VISIBLE_DEVICES": f"{CARD1}/0", "FPGAHAL_DEVICE_0000_06_00_0": f"{CARD1}/0"},
+        env={"FPGAHAL_DEVICE_0000_06_00_0": f"{CARD1}/0"},
         nodes=(node_of("intel-fpga-port.0"),),
     )
 
@@ -81,7 +81,6 @@ def test_several_units_in_any_order(tmp_path: Path) -> None:
     results = [allocate(order, Settings()) for order in itertools.permutations(offered.values())]
     assert all(got == results[0] for got in results)
     assert results[0].env == {
-        "FPGAHAL_VISIBLE_DEVICES": f"{CARD1}/0,{CARD2}/0",
         "FPGAHAL_DEVICE_0000_06_00_0": f"{CARD1}/0",
         "FPGAHAL_DEVICE_0000_42_00_0": f"{CARD2}/0",
     }
@@ -93,10 +92,21 @@ def test_ports_of_one_function_have_variables_of_their_own(tmp_path: Path) -> No
     node.opae(CARD1, 0, ports=(0, 1))
     got = allocate([*units(node.devices(), Settings()).values()], Settings())
     assert got.env == {
-        "FPGAHAL_VISIBLE_DEVICES": f"{CARD1}/0,{CARD1}/1",
         "FPGAHAL_DEVICE_0000_06_00_0": f"{CARD1}/0",
         "FPGAHAL_DEVICE_0000_06_00_0_1": f"{CARD1}/1",
     }
+
+
+def test_two_resources_of_a_container_add_up() -> None:
+    """Kubelet asks for each by itself, and merges the answers."""
+    with fpgahal.emu.rack("pac-a10:2,u250"), pytest.MonkeyPatch.context() as environment:
+        offered = take(fpgahal.devices(), Settings()).resources
+        env = {}
+        for resource in ("fpgahal.dev/pac-a10", "fpgahal.dev/u250"):
+            env |= allocate([*offered[resource].values()][:1], Settings()).env
+        for name, value in env.items():
+            environment.setenv(name, value)
+        assert [info.driver for info in fpgahal.devices()] == ["opae", "xrt"]
 
 
 def test_an_unhealthy_unit_is_refused(tmp_path: Path) -> None:

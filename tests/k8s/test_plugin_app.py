@@ -19,6 +19,7 @@ import pytest
 from fake_kubelet import FakeKubelet, StartError
 from fake_nodes import FakeNodes
 from fake_work import PAC, U250, until
+from given import boards_of
 from images import NLB3, image
 
 import fpgahal
@@ -113,7 +114,7 @@ def test_from_start_to_sigterm(kubelet: FakeKubelet, rack: fpgahal.emu.Rack) -> 
         kubelet.wait_devices(PAC, first, second)
         kubelet.wait(lambda: kubelet.allocatable() == {PAC: 2, U250: 1})
         granted = kubelet.admit("a", {PAC: 1})
-        assert granted.env["FPGAHAL_VISIBLE_DEVICES"] in (f"{first}/0", f"{second}/0")
+        assert boards_of(granted.env) in (f"{first}/0", f"{second}/0")
         assert running.get("/healthz") == (200, "ok\n")
         assert running.get("/readyz") == (200, "ok\n")
         assert f'fpgahal_plugin_units{{resource="{PAC}",healthy="true"}} 2' in running.get("/metrics")[1]
@@ -240,7 +241,7 @@ def test_D14_containers_get_their_function_programmed_at_each_start(
             until(lambda: running.said("Serving"))
             granted = kubelet.admit("good", {region: 1})
             assert len(granted.cdi) == 1
-            address = granted.env["FPGAHAL_VISIBLE_DEVICES"]
+            address = boards_of(granted.env)
             assert address == second, "it runs there already"
             for _ in range(2):
                 kubelet.start_container("good")

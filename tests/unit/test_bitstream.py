@@ -242,7 +242,7 @@ def test_gbs_of_the_catalogue(name: str) -> None:
     assert (found.afu_id, found.interface_id) == (accelerators()[name].afu_id, INTERFACE)
     assert found.platform == "pac-a10"
     found.check_compatible(replace(OPAE_SLOT, emulated=True))
-    with pytest.raises(IncompatibleBitstreamError, match="EMULATED boards only, slot 0000:3b:00.0/0 is a real one"):
+    with pytest.raises(IncompatibleBitstreamError, match=r"EMULATED boards only, slot .* is a real one"):
         found.check_compatible(OPAE_SLOT)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from fake_kubelet import Granted
 from fake_nodes import FakeNodes
+from given import boards_of
 from node import AFU0, AFU3, DEMO, FUNCTION3, OWN, REGION, Node, node, orchestrated
 from podman import Podman
 from waiting import until
@@ -80,7 +81,7 @@ def test_a_container_sees_its_own_board_only(preprogrammed: Node) -> None:
     granted = preprogrammed.admit("demo", FUNCTION3)
     result = preprogrammed.podman.python(granted, WHAT_IT_SEES)
     assert (result.returncode, result.stdout) == (0, f"{BOARD1}\n"), result.stderr
-    assert granted.env["FPGAHAL_VISIBLE_DEVICES"] == BOARD1
+    assert boards_of(granted.env) == BOARD1
 
 
 def test_a_region_is_programmed_for_the_pod(region: Node) -> None:
@@ -132,7 +133,7 @@ def test_a_board_of_our_own_scheme_needs_no_wish(tmp_path: Path) -> None:
     with node(tmp_path, "--cdi", "--no-prestart") as found:
         granted = found.admit("demo", OWN)
         result = found.podman.python(granted, WHAT_IT_SEES)
-        assert (result.returncode, result.stdout.strip()) == (0, granted.env["FPGAHAL_VISIBLE_DEVICES"])
+        assert (result.returncode, result.stdout.strip()) == (0, boards_of(granted.env))
         succeeded(found.demo(granted, {"FPGAHAL_AFU": AFU3}))
         assert sorted(found.programmed()) == [0, 1]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from device_manager import DeviceManager, Refused, pod
+from given import boards_of
 from node import AFU0, AFU3, BOARD, DEMO, FUNCTION3, OWN, REGION, orchestrated
 from plugin_process import PluginProcess
 from podman import Podman
@@ -22,7 +23,6 @@ import fpgahal
 from fpgahal import ImageStore, emu
 
 BOARDS = ("0000:3b:00.0/0", "0000:3c:00.0/0")
-MINE = "FPGAHAL_VISIBLE_DEVICES"
 
 
 class Node:
@@ -78,12 +78,12 @@ def test_a_pod_gets_a_board_and_nobody_else_does(node: Node) -> None:
     kubelet.ask("admit", pod=pod("one", {OWN: 1}))
     kubelet.ask("admit", pod=pod("two", {OWN: 1}))
     granted = [kubelet.run(name) for name in ("one", "two")]
-    assert {one.env[MINE] for one in granted} == set(BOARDS)
+    assert {boards_of(one.env) for one in granted} == set(BOARDS)
     with pytest.raises(Refused, match="Requested: 1, Available: 0"):
         kubelet.ask("admit", pod=pod("three", {OWN: 1}))
     kubelet.ask("remove", name="one")
     kubelet.ask("admit", pod=pod("four", {OWN: 1}))
-    assert kubelet.run("four").env[MINE] == granted[0].env[MINE]
+    assert boards_of(kubelet.run("four").env) == boards_of(granted[0].env)
 
 
 def test_its_answer_is_the_whole_of_what_the_container_needs(node: Node) -> None:
@@ -92,7 +92,7 @@ def test_its_answer_is_the_whole_of_what_the_container_needs(node: Node) -> None
     node.offers(REGION, 2, 2)
     node.kubelet.ask("admit", pod=pod("both", {REGION: 2}))
     granted = node.kubelet.run("both")
-    assert granted.env[MINE] == ",".join(BOARDS)
+    assert boards_of(granted.env) == ",".join(BOARDS)
     assert sorted(granted.cdi) == ["fpgahal.dev/fpga=intel-fpga-fme.0", "fpgahal.dev/fpga=intel-fpga-fme.1"]
     assert granted.devices == {REGION: ("intel-fpga-fme.0", "intel-fpga-fme.1")}
     if shutil.which("podman"):  # the device manager's own answer, in a real container
@@ -107,7 +107,7 @@ def test_the_plugins_choice_is_taken(node: Node) -> None:
     node.offers(OWN, 2, 2)
     for number in range(6):  # without a preference, Go's maps would give one or the other
         node.kubelet.ask("admit", pod=pod(f"pod{number}", {OWN: 1}))
-        assert node.kubelet.run(f"pod{number}").env[MINE] == BOARDS[0]
+        assert boards_of(node.kubelet.run(f"pod{number}").env) == BOARDS[0]
         node.kubelet.ask("remove", name=f"pod{number}")
 
 
@@ -126,7 +126,7 @@ def test_D14_each_start_of_a_container_is_verified(node: Node) -> None:
     until(lambda: node.kubelet.counts()[1].get(FUNCTION3) == 1)
     node.kubelet.ask("admit", pod=pod("demo", {FUNCTION3: 1}))
     for _ in range(2):
-        assert node.kubelet.run("demo").env[MINE] == BOARDS[1]
+        assert boards_of(node.kubelet.run("demo").env) == BOARDS[1]
     node.program(1, "nlb0")
     with pytest.raises(Refused, match="PreStartContainer rpc failed"):
         node.kubelet.run("demo")
@@ -142,7 +142,7 @@ def test_kubelets_pod_resources_say_whose_namespace_it_is(node: Node) -> None:
         node.kubelet.run("theirs")
     node.kubelet.ask("remove", name="theirs")
     node.kubelet.ask("admit", pod=pod("ours", {FUNCTION3: 1}, namespace="finance"))
-    assert node.kubelet.run("ours").env[MINE] == BOARDS[1]
+    assert boards_of(node.kubelet.run("ours").env) == BOARDS[1]
 
 
 # --- what fails ---------------------------------------------------------------------------------------------------
@@ -174,9 +174,9 @@ def test_a_killed_plugin_comes_back(node: Node) -> None:
             node.kubelet.ask("admit", pod=pod("two", {OWN: 1}))
         plugin.start()
         node.offers(OWN, 2, 2)
-    assert node.kubelet.run("one").env[MINE] == BOARDS[0]
+    assert boards_of(node.kubelet.run("one").env) == BOARDS[0]
     node.kubelet.ask("admit", pod=pod("two", {OWN: 1}))
-    assert node.kubelet.run("two").env[MINE] == BOARDS[1]
+    assert boards_of(node.kubelet.run("two").env) == BOARDS[1]
 
 
 def test_a_terminated_plugin_leaves_no_socket(node: Node) -> None:
@@ -196,7 +196,7 @@ def test_D3_a_removed_socket_is_made_anew(node: Node) -> None:
         until(own.exists)
         node.offers(OWN, 2, 2)
     node.kubelet.ask("admit", pod=pod("one", {OWN: 1}))
-    assert node.kubelet.run("one").env[MINE] == BOARDS[0]
+    assert boards_of(node.kubelet.run("one").env) == BOARDS[0]
 
 
 def test_a_restarted_kubelet_finds_plugin_and_pods_again(node: Node) -> None:
@@ -204,14 +204,14 @@ def test_a_restarted_kubelet_finds_plugin_and_pods_again(node: Node) -> None:
     node.offers(OWN, 2, 2)
     running = pod("one", {OWN: 1})
     node.kubelet.ask("admit", pod=running)
-    board = node.kubelet.run("one").env[MINE]
+    board = boards_of(node.kubelet.run("one").env)
     for _ in range(3):
         node.kubelet.kill()
         node.kubelet.begin(running=[running])
         node.offers(OWN, 2, 2)
-    assert node.kubelet.run("one").env[MINE] == board  # from kubelet's checkpoint; Allocate is not called again
+    assert boards_of(node.kubelet.run("one").env) == board  # from kubelet's checkpoint; Allocate is not called again
     node.kubelet.ask("admit", pod=pod("two", {OWN: 1}))
-    assert node.kubelet.run("two").env[MINE] != board
+    assert boards_of(node.kubelet.run("two").env) != board
 
 
 def test_a_plugin_may_start_before_kubelet(node: Node) -> None:

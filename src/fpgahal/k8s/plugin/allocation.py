@@ -11,8 +11,6 @@ from fpgahal.k8s.plugin.cdi import needs_cdi, qualified_name, variable
 from fpgahal.k8s.plugin.unit import DeviceNode, Mount, Unit
 from fpgahal.k8s.schemes.settings import Settings
 
-VISIBLE_DEVICES = "FPGAHAL_VISIBLE_DEVICES"
-
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
@@ -49,11 +47,9 @@ def allocate(units: Sequence[Unit], settings: Settings) -> Allocation:
             raise DeviceStateError(f"Device {unit.id} of {unit.resource} can't be used now: {unit.reason}.")
     units = sorted(units, key=lambda unit: (len(unit.id), unit.id))
     slots = [info for unit in units for info in unit.slots]
-    env = {variable(info): info.address for info in slots}
-    if slots:
-        env[VISIBLE_DEVICES] = ",".join(info.address for info in slots)
     return Allocation(
-        env | _joined(unit.env for unit in units),
+        # Kubelet asks for each resource of a container by itself, and one answer's list would hide the other's.
+        {variable(info): info.address for info in slots} | _joined(unit.env for unit in units),
         _joined(unit.annotations for unit in units),
         tuple(dict.fromkeys(mount for unit in units for mount in unit.mounts)),
         tuple(dict.fromkeys(node for unit in units for node in unit.nodes)),
