@@ -50,9 +50,10 @@ def channel(path: str) -> grpc.aio.Channel:
 
 
 def check_cancelled() -> None:
-    """Raise CancelledError if this task was cancelled; call it where a call's error is caught.
+    """Raise CancelledError if this task was cancelled: a loop around gRPC calls would never end otherwise.
 
-    A call that is cancelled while the other side dies ends with its own error, and the cancellation is lost.
+    A cancellation that meets the end of what is awaited may be lost: a call whose other side dies ends with its own
+    error, and before Python 3.12 asyncio.wait_for, with which a server stops, returns as if nothing had been.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():

@@ -160,7 +160,6 @@ class Registration:
                 backoff.reset()
                 await self._until(self._unsettled)
             except Exception as error:
-                rpc.check_cancelled()
                 wait = backoff.next()
                 told = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
                 log.warning(
@@ -217,6 +216,7 @@ class Registration:
 
     async def _until(self, condition: Callable[[], bool], seconds: float = float("inf")) -> None:
         """Return when something is so, at the latest after so many seconds."""
+        rpc.check_cancelled()
         end = time.monotonic() + seconds
         while not condition() and (left := end - time.monotonic()) > 0:
             self._news.clear()

@@ -102,6 +102,7 @@ class Node:
                     await self._turn()
                 except Exception:  # whatever it is, what is offered stays offered
                     log.exception("Looking at the boards failed")
+                rpc.check_cancelled()
                 await self._hotplug.wait(self._scan_seconds)
 
     def wake(self) -> None:
