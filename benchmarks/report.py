@@ -19,28 +19,30 @@ HERE = Path(__file__).parent
 #: The vendors' bindings need the vendors' libraries below them, which a process chooses once.
 PEERS = {"FPGAHAL_EMU_XRT": "real", "FPGAHAL_EMU_OPAE": "real"}
 ACCELERATORS = ("test_xgboost.py", "test_xgboost_train.py", "test_pipeline.py")
+CLUSTER = ("test_plugin.py", "test_webhook.py")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--update", metavar="FILE", type=Path, help="write the tables between the marks of this file")
     options, pytest_args = parser.parse_known_args()
-    peers = str(HERE / "test_peers.py")
-    accelerators = [str(HERE / name) for name in ACCELERATORS]
-    others = [word for file in (peers, *accelerators) for word in ("--ignore", file)]
-    status, rows = measure([str(HERE), *others, *pytest_args], {})
-    status_peers, peer_rows = measure([peers, "-rs", *pytest_args], PEERS)
-    status_accelerators, accelerator_rows = measure([*accelerators, "-rs", *pytest_args], {})
-    for mark, text in (
-        ("benchmarks", table(rows) if rows else ""),
-        ("peers", peer_table(peer_rows) if peer_rows else ""),
-        ("accelerators", accelerator_table(accelerator_rows) if accelerator_rows else ""),
+    parts = (*ACCELERATORS, *CLUSTER, "test_peers.py")
+    others = [word for name in parts for word in ("--ignore", str(HERE / name))]
+    worst = 0
+    for mark, make, arguments, variables in (
+        ("benchmarks", table, [str(HERE), *others], {}),
+        ("peers", peer_table, [str(HERE / "test_peers.py"), "-rs"], PEERS),
+        ("accelerators", accelerator_table, [*(str(HERE / name) for name in ACCELERATORS), "-rs"], {}),
+        ("cluster", cluster_table, [str(HERE / name) for name in CLUSTER], {}),
     ):
-        if text:
+        status, rows = measure([*arguments, *pytest_args], variables)
+        worst = worst or status
+        if rows:
+            text = make(rows)
             print(f"\n{text}")
-        if text and options.update:
-            update(options.update, mark, text)
-    return status or status_peers or status_accelerators
+            if options.update:
+                update(options.update, mark, text)
+    return worst
 
 
 def measure(pytest_args: list[str], variables: dict[str, str]) -> tuple[int, list[dict[str, Any]]]:
@@ -86,10 +88,16 @@ def rows_against(rows: list[dict[str, Any]], heading: str, ratio: Callable[[dict
     lines = [f"| what | fpgahal | against | its time | {heading} | goal |", "|---|---:|---|---:|---:|---|"]
     for row in rows:
         theirs = ("", "") if row["baseline"] is None else (human(row["baseline"]), ratio(row))
-        ours = "" if row["ours"] is None else human(row["ours"])
-        cells = (row["what"], ours, row["against"], *theirs, row["goal"])
+        cells = (row["what"], human(row["ours"]), row["against"], *theirs, row["goal"])
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"Machine: {machine()}, Python {platform.python_version()}."])
+
+
+def cluster_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: what a node and a cluster notice of fpgahal; there is nothing to compare it with."""
+    lines = ["| what | measured | goal |", "|---|---:|---|"]
+    lines += [f"| {row['what']} | {human(row['ours']) if row['ours'] else ''} | {row['goal']} |" for row in rows]
+    return "\n".join([*lines, "", f"Machine: {machine()}, Python {platform.python_version()}.  EMULATED boards."])
 
 
 def peer_table(rows: list[dict[str, Any]]) -> str:
