@@ -19,7 +19,7 @@ from fpgahal.k8s.plugin.cdi import variable
 from fpgahal.k8s.plugin.kubelet import Kubelet
 from fpgahal.k8s.plugin.metrics import Metrics
 from fpgahal.k8s.plugin.node import Node
-from fpgahal.k8s.plugin.unit import DeviceNode, Inventory, Skipped, Unit
+from fpgahal.k8s.unit import DeviceNode, Inventory, Skipped, Unit
 
 T = TypeVar("T")
 U250 = "fpgahal.dev/u250"

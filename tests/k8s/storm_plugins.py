@@ -29,8 +29,8 @@ from fpgahal.k8s.plugin.kubelet import Kubelet
 from fpgahal.k8s.plugin.metrics import Metrics
 from fpgahal.k8s.plugin.node import Node
 from fpgahal.k8s.plugin.pods import Pods
-from fpgahal.k8s.plugin.unit import Unit
 from fpgahal.k8s.schemes.settings import Settings
+from fpgahal.k8s.unit import Unit
 
 SETTINGS = Settings(("intel", "own"), mode="region")
 GRACE = 3600  # seconds: boards that are pulled are not forgotten while a story lasts

@@ -31,9 +31,9 @@ from fpgahal.k8s.plugin.allocation import Allocation, allocate
 from fpgahal.k8s.plugin.config import Config, load
 from fpgahal.k8s.plugin.inventory import take
 from fpgahal.k8s.plugin.metrics import Metrics as PluginMetrics
-from fpgahal.k8s.plugin.unit import Inventory
 from fpgahal.k8s.programming import ensure
 from fpgahal.k8s.schemes import inaccel
+from fpgahal.k8s.unit import Inventory
 from fpgahal.k8s.webhook.crds import schema
 from fpgahal.k8s.webhook.metrics import Metrics as WebhookMetrics
 from fpgahal.k8s.webhook.resources import Kind, parse

@@ -18,7 +18,7 @@ from fpgahal import DeviceInfo, DeviceStateError
 from fpgahal.k8s.plugin.allocation import Allocation, allocate
 from fpgahal.k8s.plugin.inventory import Settings, take
 from fpgahal.k8s.plugin.preference import prefer
-from fpgahal.k8s.plugin.unit import DeviceNode, Mount, Unit
+from fpgahal.k8s.unit import DeviceNode, Mount, Unit
 
 
 def units(devices: list[DeviceInfo], settings: Settings) -> dict[str, Unit]:

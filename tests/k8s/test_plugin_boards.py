@@ -15,8 +15,8 @@ from fpgahal.k8s.plugin import prestart
 from fpgahal.k8s.plugin.boards import Boards
 from fpgahal.k8s.plugin.cdi import CdiFolder
 from fpgahal.k8s.plugin.pods import Pods, PodsError
-from fpgahal.k8s.plugin.unit import Unit
 from fpgahal.k8s.schemes.settings import Settings
+from fpgahal.k8s.unit import Unit
 
 
 def test_while_the_mode_changes_nobody_gets_a_board_without_its_hook(tmp_path: Path) -> None:

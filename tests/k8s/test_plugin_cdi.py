@@ -21,8 +21,8 @@ import fpgahal
 from fpgahal import AccessError, DeviceInfo, FpgaError
 from fpgahal.k8s.plugin.cdi import CdiFolder, qualified_name, spec
 from fpgahal.k8s.plugin.inventory import Settings, take
-from fpgahal.k8s.plugin.unit import DeviceNode, Unit
 from fpgahal.k8s.schemes.settings import MODES
+from fpgahal.k8s.unit import DeviceNode, Unit
 
 HOOK = "/opt/fpgahal/bin/fpgahal-hook"
 

@@ -11,9 +11,9 @@ import pytest
 from node_trees import CARD1, CARD2, FF, IF12, NLB0, Node
 
 from fpgahal import DeviceInfo, Health, HealthStatus
-from fpgahal.k8s.plugin.health import reason
+from fpgahal.k8s.health import reason
 from fpgahal.k8s.plugin.inventory import Settings, take
-from fpgahal.k8s.plugin.unit import Unit
+from fpgahal.k8s.unit import Unit
 
 DEAD_AF = "fpga.intel.com/af-fff.fff.__________________________________________8"
 

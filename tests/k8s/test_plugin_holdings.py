@@ -12,7 +12,7 @@ from plugin_process import PluginProcess
 
 from fpgahal import DeviceInfo, emu
 from fpgahal.k8s.plugin.holdings import Holding, names, withheld
-from fpgahal.k8s.plugin.unit import Inventory, Unit
+from fpgahal.k8s.unit import Inventory, Unit
 
 BOARD = DeviceInfo("0000:06:00.0", device_nodes=("/dev/intel-fpga-port.0", "/dev/intel-fpga-fme.0"))
 OTHER = DeviceInfo("0000:42:00.0", device_nodes=("/dev/intel-fpga-port.1", "/dev/intel-fpga-fme.1"))

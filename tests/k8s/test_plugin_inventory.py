@@ -16,8 +16,8 @@ import fpgahal
 from fpgahal import ArgumentRangeError, DeviceInfo, Health, HealthStatus
 from fpgahal.k8s.names import check_device_id, check_resource
 from fpgahal.k8s.plugin.inventory import Settings, driver_problems, take
-from fpgahal.k8s.plugin.unit import Inventory, Skipped
 from fpgahal.k8s.schemes.settings import MODES, NAMES
+from fpgahal.k8s.unit import Inventory, Skipped
 
 AF_NLB0 = "fpga.intel.com/af-695.d84.aVKNtusxV3qMNmj5-qCB9thCTcSko8QT-J5DNoP5BAs"
 AF_NLB3 = "fpga.intel.com/af-695.f7d.aVKNtusxV3qMNmj5-qCB9vffQFy9es9yIvFEsLk6zRg"

@@ -20,7 +20,7 @@ from fpgahal.k8s.plugin import hotplug, node
 from fpgahal.k8s.plugin.kubelet import InstanceLock
 from fpgahal.k8s.plugin.presence import Change, Presence, after, difference, unseen
 from fpgahal.k8s.plugin.server import socket_name
-from fpgahal.k8s.plugin.unit import Inventory, Skipped
+from fpgahal.k8s.unit import Inventory, Skipped
 
 ONE = "0000:01:00.0"
 

@@ -16,8 +16,8 @@ from fpgahal.k8s.api import Api
 from fpgahal.k8s.plugin.boards import Boards
 from fpgahal.k8s.plugin.cdi import CdiFolder
 from fpgahal.k8s.plugin.pending import functions_of, wish
-from fpgahal.k8s.plugin.unit import Unit
 from fpgahal.k8s.schemes.settings import Settings
+from fpgahal.k8s.unit import Unit
 
 REGION = f"fpga.intel.com/region-{IF10}"
 PAIR = {"FPGA_REGION_1": IF10, "FPGA_AFU_1": NLB3}

@@ -16,8 +16,8 @@ from fpgahal import ArgumentRangeError, DeviceInfo
 from fpgahal.k8s.names import check_resource, name_part
 from fpgahal.k8s.plugin.allocation import allocate
 from fpgahal.k8s.plugin.inventory import Settings, take
-from fpgahal.k8s.plugin.unit import DeviceNode, Unit
 from fpgahal.k8s.schemes import inaccel, own, xilinx
+from fpgahal.k8s.unit import DeviceNode, Unit
 
 U200 = "amd.com/xilinx_u200_xdma_201830_1-1542252769"
 

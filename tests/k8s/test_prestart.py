@@ -37,9 +37,9 @@ from fpgahal.k8s import rpc
 from fpgahal.k8s.api import Api
 from fpgahal.k8s.plugin import prestart
 from fpgahal.k8s.plugin.pods import Owner, Pods, PodsError
-from fpgahal.k8s.plugin.unit import Unit
 from fpgahal.k8s.programming import Outcome, ensure
 from fpgahal.k8s.proto import podresources_pb2 as pb
+from fpgahal.k8s.unit import Unit
 
 REGION = f"fpga.intel.com/region-{IF10}"
 PAIR = {"FPGA_REGION_1": IF10, "FPGA_AFU_1": NLB3}

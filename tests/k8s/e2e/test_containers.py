@@ -20,7 +20,7 @@ from podman import Podman
 from waiting import until
 
 from fpgahal.k8s.plugin.cdi import CdiFolder
-from fpgahal.k8s.plugin.unit import DeviceNode, Unit
+from fpgahal.k8s.unit import DeviceNode, Unit
 
 BOARD0, BOARD1 = "0000:3b:00.0/0", "0000:3c:00.0/0"
 WHAT_IT_SEES = "import fpgahal; print(*(info.address for info in fpgahal.devices()))"

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fpgahal import DeviceInfo
+from fpgahal.k8s.health import reason
 from fpgahal.k8s.labels import node_labels
 from fpgahal.k8s.names import INTEL_DOMAIN, region_resource
 from fpgahal.k8s.planner import Image
-from fpgahal.k8s.plugin.health import reason
 from fpgahal.k8s.schemes import board, inaccel, own
 
 

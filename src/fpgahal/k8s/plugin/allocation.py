@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from fpgahal import DeviceStateError
 from fpgahal.k8s.plugin.cdi import needs_cdi, qualified_name, variable
-from fpgahal.k8s.plugin.unit import DeviceNode, Mount, Unit
 from fpgahal.k8s.schemes.settings import Settings
+from fpgahal.k8s.unit import DeviceNode, Mount, Unit
 
 
 @dataclass(frozen=True, slots=True)

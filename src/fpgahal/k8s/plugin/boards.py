@@ -10,8 +10,8 @@ import fpgahal
 from fpgahal import FpgaError
 from fpgahal.k8s.plugin import allocation, inventory, preference
 from fpgahal.k8s.plugin.cdi import CdiFolder, needs_cdi
-from fpgahal.k8s.plugin.unit import Inventory, Unit
 from fpgahal.k8s.schemes.settings import Settings
+from fpgahal.k8s.unit import Inventory, Unit
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from typing import Any
 from fpgahal import AccessError, DeviceInfo, FpgaError
 from fpgahal.k8s.files import write_whole
 from fpgahal.k8s.names import CDI_KIND, INTEL_DOMAIN
-from fpgahal.k8s.plugin.unit import Unit
 from fpgahal.k8s.schemes.board import RACK
 from fpgahal.k8s.schemes.settings import Settings
+from fpgahal.k8s.unit import Unit
 
 FOLDER = "/var/run/cdi"
 

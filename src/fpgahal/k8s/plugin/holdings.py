@@ -14,8 +14,8 @@ from posixpath import basename
 
 from fpgahal import DeviceInfo
 from fpgahal.k8s import rpc
-from fpgahal.k8s.plugin.unit import Inventory, Unit
 from fpgahal.k8s.proto import podresources_pb2 as pb
+from fpgahal.k8s.unit import Inventory, Unit
 
 TIMEOUT = 2.0  # seconds for kubelet's answer
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from fpgahal import ArgumentRangeError, DeviceInfo
 from fpgahal.k8s.names import check_device_id, check_resource
-from fpgahal.k8s.plugin.unit import Inventory, Skipped, Unit
 from fpgahal.k8s.schemes import SCHEMES
 from fpgahal.k8s.schemes.settings import Settings
+from fpgahal.k8s.unit import Inventory, Skipped, Unit
 
 
 def take(devices: Sequence[DeviceInfo], settings: Settings) -> Inventory:

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
-from fpgahal.k8s.plugin.unit import Inventory
+from fpgahal.k8s.unit import Inventory
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -18,8 +18,8 @@ from fpgahal.k8s.plugin.kubelet import InstanceLock, Kubelet, Registration
 from fpgahal.k8s.plugin.metrics import Metrics
 from fpgahal.k8s.plugin.presence import Presence, after, difference, unseen
 from fpgahal.k8s.plugin.server import GRACE_SECONDS, ResourceServer
-from fpgahal.k8s.plugin.unit import Inventory, Unit
 from fpgahal.k8s.plugin.work import Work
+from fpgahal.k8s.unit import Inventory, Unit
 
 SCAN_SECONDS = 10.0  # a scan takes milliseconds: one that takes so long hangs in a driver
 LOCK_SECONDS = 0.2  # between attempts to take the lock

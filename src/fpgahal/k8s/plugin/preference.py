@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from fpgahal.k8s.plugin.unit import Unit
+from fpgahal.k8s.unit import Unit
 
 
 def prefer(available: Sequence[Unit], must: Sequence[Unit], size: int, wanted: str = "") -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from fpgahal.k8s.plugin.unit import Inventory, Unit
+from fpgahal.k8s.unit import Inventory, Unit
 
 Key: TypeAlias = tuple[str, str]  # resource, id
 

@@ -12,8 +12,8 @@ from fpgahal import ImageStore
 from fpgahal.k8s import wanted
 from fpgahal.k8s.names import INTEL_DOMAIN
 from fpgahal.k8s.plugin.pods import Owner, Pods, PodsError
-from fpgahal.k8s.plugin.unit import Unit
 from fpgahal.k8s.programming import Outcome, ensure
+from fpgahal.k8s.unit import Unit
 from fpgahal.k8s.wanted import Wish
 
 REGION = f"{INTEL_DOMAIN}/region-"

@@ -19,9 +19,9 @@ import grpc
 from fpgahal import DeviceNotFoundError, DeviceStateError, FpgaError
 from fpgahal.k8s import rpc
 from fpgahal.k8s.plugin.metrics import Metrics
-from fpgahal.k8s.plugin.unit import Unit
 from fpgahal.k8s.plugin.work import Share, Work
 from fpgahal.k8s.proto import deviceplugin_pb2 as pb
+from fpgahal.k8s.unit import Unit
 
 PREFIX = "fpgahal-"  # of the names of our sockets
 PRESTART_SECONDS = 30.0  # kubelet's deadline

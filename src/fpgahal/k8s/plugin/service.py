@@ -25,7 +25,7 @@ from fpgahal.k8s.plugin.holdings import holdings
 from fpgahal.k8s.plugin.kubelet import Kubelet
 from fpgahal.k8s.plugin.metrics import Metrics
 from fpgahal.k8s.plugin.node import Node
-from fpgahal.k8s.plugin.unit import Unit
+from fpgahal.k8s.unit import Unit
 
 if TYPE_CHECKING:
     from fpgahal.k8s.api import Api

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from fpgahal.k8s.plugin.unit import DeviceNode, Inventory, Mount, Unit
+from fpgahal.k8s.unit import DeviceNode, Inventory, Mount, Unit
 
 
 class Share(Protocol):

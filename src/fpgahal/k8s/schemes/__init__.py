@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from fpgahal import DeviceInfo
-from fpgahal.k8s.plugin.unit import Skipped, Unit
 from fpgahal.k8s.schemes import bcom, inaccel, intel, own, xilinx
 from fpgahal.k8s.schemes.settings import Settings
+from fpgahal.k8s.unit import Skipped, Unit
 
 #: Says for each board that it takes part with a Unit that has it, or with a Skipped; other boards it ignores.
 Scheme: TypeAlias = Callable[[Sequence[DeviceInfo], Settings], Iterator[Unit | Skipped]]

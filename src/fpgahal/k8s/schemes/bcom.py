@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fpgahal import DeviceInfo
-from fpgahal.k8s.plugin.unit import Skipped, Unit
 from fpgahal.k8s.schemes import board
 from fpgahal.k8s.schemes.settings import Settings
+from fpgahal.k8s.unit import Skipped, Unit
 
 RESOURCE = "b-com.com/accelerator"
 UNITS = "ACCELERATOR_UNITS"  # what their README says, and the variant for AWS sets

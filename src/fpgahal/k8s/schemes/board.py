@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from posixpath import basename
 
 from fpgahal import DeviceInfo
+from fpgahal.k8s.health import reasons
 from fpgahal.k8s.names import DOMAIN
-from fpgahal.k8s.plugin.health import reasons
-from fpgahal.k8s.plugin.unit import DeviceNode, Mount, Unit
+from fpgahal.k8s.unit import DeviceNode, Mount, Unit
 
 #: Tells a process in the container which folder is its (emulated) machine.
 RACK = "FPGAHAL_EMU_RACK"

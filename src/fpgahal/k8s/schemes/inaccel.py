@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from fpgahal import DeviceInfo
 from fpgahal.k8s.names import name_part
-from fpgahal.k8s.plugin.unit import Skipped, Unit
 from fpgahal.k8s.schemes import board
 from fpgahal.k8s.schemes.settings import Settings
+from fpgahal.k8s.unit import Skipped, Unit
 
 # xilinx_u250_gen3x16_xdma_shell_2_1, xilinx_aws-vu9p-f1_dynamic_5_0, xilinx_aws-vu9p-f1-04261818_dynamic_5_0
 _SHELL = re.compile(r"xilinx_(?P<board>aws-vu\w+?-f[0-9]+|[A-Za-z0-9-]+?)(-[0-9]{8})?_(?P<shell>.+)")

@@ -8,9 +8,9 @@ from posixpath import basename
 
 from fpgahal import ArgumentRangeError, DeviceInfo
 from fpgahal.k8s.names import INTEL_DOMAIN, af_resource, af_resource_2018, region_resource
-from fpgahal.k8s.plugin.unit import Skipped, Unit
 from fpgahal.k8s.schemes import board
 from fpgahal.k8s.schemes.settings import Settings
+from fpgahal.k8s.unit import Skipped, Unit
 
 #: What Intel's hook looked for until release 0.30, and that asks ours for the same.
 ANNOTATION = {"com.intel.fpga.mode": f"{INTEL_DOMAIN}/region"}

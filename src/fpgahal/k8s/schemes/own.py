@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 
 from fpgahal import DeviceInfo
 from fpgahal.k8s.names import DOMAIN, name_part
-from fpgahal.k8s.plugin.unit import Skipped, Unit
 from fpgahal.k8s.schemes import board
 from fpgahal.k8s.schemes.settings import Settings
+from fpgahal.k8s.unit import Skipped, Unit
 
 
 def family(info: DeviceInfo) -> str:

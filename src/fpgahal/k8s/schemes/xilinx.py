@@ -11,9 +11,9 @@ from posixpath import basename
 
 from fpgahal import ArgumentRangeError, DeviceInfo
 from fpgahal.k8s.names import check_resource
-from fpgahal.k8s.plugin.unit import Skipped, Unit
 from fpgahal.k8s.schemes import board
 from fpgahal.k8s.schemes.settings import Settings
+from fpgahal.k8s.unit import Skipped, Unit
 
 _VENDORS = (0x10EE, 0x1D0F, 0x13FE, 0x3475)  # Xilinx, AWS, Advantech, Arista
 _LONGEST_CUSTOM_NAME = 60
