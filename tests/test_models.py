@@ -387,8 +387,9 @@ def test_a_broken_entry_point_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["pac-a10", "u250"])
-def real(request: pytest.FixtureRequest) -> Iterator[fpgahal.Device]:
-    """A board that says that it is real, as far as open_kernel can see."""
+def real(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[fpgahal.Device]:
+    """A board that says that it is real, as far as open_kernel can see, and images that say it, too."""
+    monkeypatch.setattr(fpgahal.Bitstream, "emulated", False)
     with emu.rack(request.param), fpgahal.open() as dev:
         dev.info = replace(dev.info, emulated=False)
         yield dev

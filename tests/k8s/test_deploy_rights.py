@@ -100,12 +100,15 @@ class ApiServer:
 
 def mounts(container: Container, node: Path) -> Iterator[str]:
     """Shell commands that make a container's view of a machine whose folders are below `node`."""
-    hidden = set()
-    for mount in container.spec["volumeMounts"]:  # places for them, without touching this machine's
-        top = "/" + mount["mountPath"].split("/")[1]
-        if top not in hidden | {"/tmp", "/dev", "/catalogue"}:
-            hidden.add(top)
-            yield f"mount -t tmpfs none {top}"
+    paths = [mount["mountPath"] for mount in container.spec["volumeMounts"]]
+    tops = {"/" + path.split("/")[1] for path in paths} - {"/dev", "/catalogue"}
+    needed = {sys.prefix, sys.base_prefix, str(Path(fpgahal.__file__).parents[1])}
+    kept = [path for path in sorted(needed) if any(path.startswith(f"{top}/") for top in tops)]
+    yield "mount -t tmpfs none /mnt"
+    for number, path in enumerate(kept):  # what runs the program may be in a folder that is hidden next
+        yield f"mkdir /mnt/{number} && mount --bind {shlex.quote(path)} /mnt/{number}"
+    for top in sorted(tops - {"/tmp"}):  # places for volumes, without touching this machine's
+        yield f"mount -t tmpfs none {top}"
     last = []
     for mount in container.spec["volumeMounts"]:
         path, volume = mount["mountPath"], container.volumes[mount["mountPath"]]
@@ -119,6 +122,8 @@ def mounts(container: Container, node: Path) -> Iterator[str]:
         if mount.get("readOnly"):
             yield f"mount -o remount,bind,ro {path}"
     yield from last
+    for number, path in enumerate(kept):
+        yield f"mkdir -p {shlex.quote(path)} && mount --bind /mnt/{number} {shlex.quote(path)}"
     yield "mount -o remount,bind,ro /"
 
 
