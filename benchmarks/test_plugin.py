@@ -94,8 +94,8 @@ async def allocate(socket: Path, ids: list[str]) -> list[float]:
             begin = time.perf_counter()
             response = await call(request)
             taken.append(time.perf_counter() - begin)
-            (board,) = response.container_responses[0].envs.values()
-            assert board.startswith(ids[number % len(ids)])
+            board = ids[number % len(ids)]
+            assert any(value.startswith(board) for value in response.container_responses[0].envs.values())
 
         await one(0)
         taken.clear()
