@@ -137,12 +137,14 @@ class Storm(RuleBasedStateMachine):
     # --- the boards ---------------------------------------------------------------------------------------------
 
     def _name(self, board: Board) -> None:
-        """Say what a board is offered as."""
+        """Say what a board is offered as; in mode af, one without a function is not."""
         afu = self.rack.status(board.bdf).afu_id
         if board.kind == "u250":
             name = f"fpgahal.dev/{board.kind}", board.bdf
         elif self.mode == "region":
             name = f"fpga.intel.com/region-{board.interface}", board.nodes[1].name
+        elif afu is None:  # a reconfiguration that went wrong left it empty
+            name = "", ""
         else:
             name = f"fpga.intel.com/{af_resource(board.interface, afu.hex)}", board.nodes[0].name
         if name != (board.resource, board.id):
@@ -155,7 +157,7 @@ class Storm(RuleBasedStateMachine):
 
     def _offered(self, board: Board) -> bool:
         """Whether it may be handed out."""
-        return board.well and not self._elsewhere(board)
+        return board.well and board.resource != "" and not self._elsewhere(board)
 
     def _touch(self, board: Board) -> None:
         board.disturbed = True
@@ -242,6 +244,8 @@ class Storm(RuleBasedStateMachine):
             self.settle()
         count = min(count, sum(board.kind == kind for board in self.boards))
         resource = one_of((board for board in self.boards if board.kind == kind), pick).resource
+        if not resource:
+            return
         self.names += 1
         name = f"pod{self.names}"
         wants = [one_of(self.images[kind], pick >> n) for n in range(count)]
@@ -361,7 +365,7 @@ class Storm(RuleBasedStateMachine):
             told = self.kubelet.devices(name)
             there = {board.id for board in self.boards if board.resource == name}
             found += [f"{id} of {name} is told" for id, well in told.items() if well and id not in there]
-        for board in self.boards:
+        for board in (board for board in self.boards if board.resource):
             told = self.kubelet.devices(board.resource)
             unheard_of = not board.well and not board.known and board.id not in told
             if told.get(board.id) is not self._offered(board) and not unheard_of:
@@ -386,7 +390,7 @@ class Storm(RuleBasedStateMachine):
     @invariant()
     def look(self) -> None:
         """No list since the last look says anything bad of a board that nothing happened to."""
-        for name in {board.resource for board in self.boards}:
+        for name in {board.resource for board in self.boards if board.resource}:
             registration, messages = len(self.kubelet.registered(name)), self.kubelet.messages(name)
             before, looked_at = self.read.get(name, (0, 0))
             new = messages[looked_at:] if registration == before else messages

@@ -153,6 +153,15 @@ def test_preference_is_ours_and_forgives_stale_ids(kubelet: FakeKubelet, tmp_pat
 # --- ListAndWatch -------------------------------------------------------------------------------------------------
 
 
+def test_C6_the_list_is_said_again(kubelet: FakeKubelet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubelet forgets what it was told when it sees the end of an older stream late."""
+    monkeypatch.setattr("fpgahal.k8s.plugin.server.REPEAT_SECONDS", 0.05)
+    with offering(kubelet, FakeWork(unit(1))):
+        kubelet.wait(lambda: len(kubelet.messages(U250)) >= 3)
+        assert {one["0000:01:00.0"].health for one in kubelet.messages(U250)} == {"Healthy"}
+    assert len(kubelet.registered(U250)) == 1
+
+
 def test_C6_each_message_is_the_whole_list(kubelet: FakeKubelet) -> None:
     work = FakeWork(unit(1), unit(2, numa=1), unit(3))
     with offering(kubelet, work) as plugin:

@@ -28,6 +28,7 @@ PRESTART_SECONDS = 30.0  # kubelet's deadline
 MARGIN_SECONDS = 0.5  # left for the answer
 LONGEST_TEXT = 2000  # characters of an error: it travels in a header, of which gRPC allows 8 KiB
 SHOWN_IDS = 8
+REPEAT_SECONDS = 10.0  # kubelet marks devices by name when a stream ends, be it long after the next one began
 GRACE_SECONDS = 1.0  # for calls under way when a server stops; who is being programmed gets more
 
 T = TypeVar("T")
@@ -196,7 +197,7 @@ class ResourceServer:
         return self.options
 
     async def ListAndWatch(self, request: Any, context: Any) -> AsyncIterator[pb.ListAndWatchResponse]:  # noqa: N802
-        """Give the whole list now and after each change."""
+        """Give the whole list now, after each change, and now and then."""
         self.streams += 1
         self.on_change()
         sent = None
@@ -208,7 +209,11 @@ class ResourceServer:
                     sent = message
                 if self._closing:
                     return
-                await news.wait()
+                try:
+                    async with asyncio.timeout(REPEAT_SECONDS):
+                        await news.wait()
+                except TimeoutError:
+                    sent = None
         finally:
             self.streams -= 1
             self.on_change()
