@@ -130,8 +130,13 @@ class PluginThread:
         self._loop.close()
 
     async def _drain(self) -> None:
-        """Wait for scans that a killed process would not have ended."""
-        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
+        """Wait for scans, which a thread goes on with; what else is left goes with the loop, as with a process."""
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if left:
+            _, waiting = await asyncio.wait(left, timeout=5)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
