@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from fake_kubelet import FakeKubelet
+from waiting import soon as until
 
 from fpgahal import DeviceInfo, DeviceStateError, FpgaError
 from fpgahal.k8s.plugin.allocation import Allocation
@@ -168,17 +168,6 @@ def offering(kubelet: FakeKubelet, work: Any, **options: float) -> Iterator[Runn
         yield running
     finally:
         running.stop()
-
-
-def until(condition: Callable[[], T], seconds: float = 10.0) -> T:
-    """Wait until something is so."""
-    end = time.monotonic() + seconds
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
 
 
 class Refusal(FpgaError, ValueError):

@@ -14,7 +14,8 @@ from deployed import VARIANTS, allows, containers, manifest, of_kind, one, pod_t
 from fake_api import FakeApi
 from hypothesis import given, settings
 from test_webhook_any_pod import pods, tables
-from test_webhook_watch import until, watching
+from test_webhook_watch import watching
+from waiting import soon as until
 from webhook_cases import AF_IF10_NLB0, IF10, NLB0, REGION_IF10, af, container, pod, region, review, table
 
 from fpgahal.k8s.api import Api

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 from fake_kubelet import FakeKubelet, StartError
 from fake_nodes import FakeNodes
-from fake_work import PAC, U250, until
+from fake_work import PAC, U250
 from given import boards_of
 from images import NLB3, image
+from waiting import soon as until
 
 import fpgahal
 from fpgahal import ArgumentRangeError

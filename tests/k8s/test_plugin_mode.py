@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 from fake_nodes import FakeNodes
-from fake_work import until
+from waiting import soon as until
 
 from fpgahal.k8s.api import Api
 from fpgahal.k8s.plugin.mode import ANNOTATIONS, ModeWatch, mode_of

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from fake_kubelet import FakeKubelet
-from fake_work import PAC, U250, FakeWork, Running, inventory, offering, unit, until
+from fake_work import PAC, U250, FakeWork, Running, inventory, offering, unit
 from prometheus_client.parser import text_string_to_metric_families
+from waiting import soon as until
 
 from fpgahal.k8s.plugin import hotplug, node
 from fpgahal.k8s.plugin.kubelet import InstanceLock

@@ -15,8 +15,9 @@ from typing import Any
 import grpc
 import pytest
 from fake_kubelet import DEVICE_PLUGIN, AdmissionError, FakeKubelet, StartError
-from fake_work import PAC, U250, FakeWork, Refusal, Running, offering, unit, until
+from fake_work import PAC, U250, FakeWork, Refusal, Running, offering, unit
 from given import boards_of
+from waiting import soon as until
 
 from fpgahal.k8s import rpc
 from fpgahal.k8s.plugin.metrics import Metrics

@@ -7,15 +7,15 @@ import asyncio
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
 import trustme
 from fake_api import FakeApi
+from waiting import soon as until
 from webhook_cases import AF_IF10_NLB0, NLB3, admit, af, container, pod, refusal, region
 
 from fpgahal.k8s.api import Api, ApiError
@@ -55,17 +55,6 @@ def watching(url: str | Api, token: Path | None = None) -> Iterator[Watch]:
     loop.call_soon_threadsafe(stop.set)
     thread.join(10)
     assert not thread.is_alive()
-
-
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """Wait until something is so."""
-    end = time.monotonic() + seconds
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def names(watch: Watch, namespace: str = "default") -> list[str]:

@@ -8,13 +8,24 @@ method, of the method's name: ``async def Allocate(self, request, context)``.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
+from fpgahal import FpgaError
+
 MAX_SOCKET_PATH = 107  # bytes: sockaddr_un's 108 less the final NUL
+
+Identity: TypeAlias = tuple[int, int]  # inode, and ctime in ns, because a new socket may get the old one's inode
+
+
+class ServerError(FpgaError, RuntimeError):
+    """A server can't be started or stopped as it is."""
 
 
 def handlers(service: ServiceDescriptor, servant: Any) -> grpc.GenericRpcHandler[Any, Any]:
@@ -47,6 +58,46 @@ def channel(path: str) -> grpc.aio.Channel:
     (grpc/grpc#38142).
     """
     return grpc.aio.insecure_channel(f"unix:{path}", options=[("grpc.default_authority", "localhost")])
+
+
+def identity(path: Path, *, follow_symlinks: bool = False) -> Identity | None:
+    """Tell a socket from others that have or had its name; None if there is none."""
+    try:
+        found = path.stat(follow_symlinks=follow_symlinks)
+    except OSError:
+        return None
+    return found.st_ino, found.st_ctime_ns
+
+
+async def listen(
+    path: Path, aside: Path, servants: Sequence[grpc.GenericRpcHandler[Any, Any]]
+) -> tuple[grpc.aio.Server, Identity | None]:
+    """Start a server on a unix socket; give it, and what tells its socket from others.
+
+    The socket is made under another name and renamed: gRPC would remove whatever has the name when it binds and again
+    when it stops.
+
+    Raises
+    ------
+    ServerError
+        No socket can be made there.
+    OSError
+        It can't be renamed.
+    """
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers(servants)
+    try:
+        server.add_insecure_port(f"unix:{aside}")
+    except RuntimeError as error:  # gRPC does not tell why
+        raise ServerError(f"No socket can be made in {path.parent}: {error}.") from None
+    try:
+        await server.start()
+        os.chmod(aside, 0o600)
+        os.rename(aside, path)
+    except BaseException:  # also cancelled: nobody else knows this server
+        await server.stop(None)
+        raise
+    return server, identity(path)
 
 
 def check_cancelled() -> None:

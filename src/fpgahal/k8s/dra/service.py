@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 
 import fpgahal
-from fpgahal import ArgumentRangeError, FpgaError, ImageStore
+from fpgahal import ArgumentRangeError, ImageStore
 from fpgahal.k8s import programming, rpc
 from fpgahal.k8s.api import Api
 from fpgahal.k8s.catalogue import CatalogueFile
@@ -238,26 +238,10 @@ async def serving(path: Path, *handlers: grpc.GenericRpcHandler[Any, Any]) -> As
         raise ArgumentRangeError(f"{path} is too long for a socket: {rpc.MAX_SOCKET_PATH} bytes is the most.")
     path.parent.mkdir(parents=True, exist_ok=True)
     aside.unlink(missing_ok=True)
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers(handlers)
+    server, made = await rpc.listen(path, aside, handlers)
     try:
-        server.add_insecure_port(f"unix:{aside}")
-    except RuntimeError as error:  # gRPC does not tell why
-        raise FpgaError(f"No socket can be made in {path.parent}: {error}.") from None
-    await server.start()
-    made = os.stat(aside).st_ino
-    try:
-        os.chmod(aside, 0o600)
-        os.replace(aside, path)
         yield
     finally:
-        if _inode(path) == made:  # not a successor's
+        if made is not None and rpc.identity(path) == made:  # not a successor's
             path.unlink(missing_ok=True)
         await server.stop(5.0)
-
-
-def _inode(path: Path) -> int:
-    try:
-        return os.stat(path).st_ino
-    except FileNotFoundError:
-        return 0

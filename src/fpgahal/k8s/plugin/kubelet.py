@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeAlias
 
 import grpc
 
@@ -33,8 +32,6 @@ SETTLE_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
 
-Identity: TypeAlias = tuple[int, int]  # inode, and ctime in ns, because a new socket may get the old one's inode
-
 
 class Kubelet:
     """Kubelet's folder for device plugins.
@@ -49,13 +46,9 @@ class Kubelet:
         self.folder = root / "device-plugins"
         self.socket = self.folder / "kubelet.sock"
 
-    def identity(self) -> Identity | None:
+    def identity(self) -> rpc.Identity | None:
         """Tell this kubelet's socket from the next one's; None if there is none."""
-        try:
-            found = self.socket.stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_ctime_ns
+        return rpc.identity(self.socket, follow_symlinks=True)
 
     async def register(self, server: ResourceServer) -> None:
         """Register a server, which must answer already: kubelet calls back before this returns.
@@ -140,7 +133,7 @@ class Registration:
 
     def __init__(self, kubelet: Kubelet, server: ResourceServer, metrics: Metrics) -> None:
         self._kubelet, self._server, self._metrics = kubelet, server, metrics
-        self._with: Identity | None = None  # the kubelet that knows us
+        self._with: rpc.Identity | None = None  # the kubelet that knows us
         self._at = 0.0  # when we registered
         self._news = asyncio.Event()
         server.on_change = self._news.set
@@ -203,11 +196,11 @@ class Registration:
         """Whether kubelet knows us, but has not followed the list for a while."""
         return not self._server.streams and time.monotonic() - self._at >= STREAM_SECONDS
 
-    def _situation(self) -> tuple[Identity | None, bool]:
+    def _situation(self) -> tuple[rpc.Identity | None, bool]:
         """Tell what kubelet's socket is, and whether ours is there."""
         return self._kubelet.identity(), self._server.serving and self._server.present
 
-    def _other_than(self, before: tuple[Identity | None, bool]) -> Callable[[], bool]:
+    def _other_than(self, before: tuple[rpc.Identity | None, bool]) -> Callable[[], bool]:
         return lambda: self._situation() != before
 
     def _unsettled(self) -> bool:

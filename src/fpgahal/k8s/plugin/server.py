@@ -21,6 +21,7 @@ from fpgahal.k8s import rpc
 from fpgahal.k8s.plugin.metrics import Metrics
 from fpgahal.k8s.plugin.work import Share, Work
 from fpgahal.k8s.proto import deviceplugin_pb2 as pb
+from fpgahal.k8s.rpc import ServerError
 from fpgahal.k8s.unit import Unit
 
 PREFIX = "fpgahal-"  # of the names of our sockets
@@ -37,12 +38,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["DevicePlugin"]
 
 log = logging.getLogger(__name__)
 
-_ABSENT = (0, 0)
 _numbers = itertools.count()
-
-
-class ServerError(FpgaError, RuntimeError):
-    """A server can't be started or stopped as it is."""
 
 
 def socket_name(resource: str, folder: Path) -> str:
@@ -98,7 +94,7 @@ class ResourceServer:
         self._list = pb.ListAndWatchResponse()
         self._news = asyncio.Event()  # replaced by each news
         self._server: grpc.aio.Server | None = None
-        self._file = _ABSENT  # our socket: inode and ctime, because another file may get our inode
+        self._file: rpc.Identity | None = None  # our socket
         self._closing = False
 
     @property
@@ -114,7 +110,7 @@ class ResourceServer:
     @property
     def present(self) -> bool:
         """Whether the socket's file is there, and ours."""
-        return self._file == _identity(self.path) != _ABSENT
+        return self._file is not None and self._file == rpc.identity(self.path)
 
     def update(self, units: Mapping[str, Unit]) -> None:
         """Offer these from now on; kubelet is told if that changes its list."""
@@ -126,9 +122,6 @@ class ResourceServer:
 
     async def serve(self) -> None:
         """Bind the socket and answer.
-
-        The socket is made under another name and renamed: gRPC would remove whatever has the name when it binds and
-        again when it stops.
 
         Raises
         ------
@@ -147,21 +140,7 @@ class ResourceServer:
         if not self.path.parent.is_dir():
             raise FileNotFoundError(2, "There is no such folder", str(self.path.parent))
         self._closing = False
-        server = grpc.aio.server()
-        server.add_generic_rpc_handlers((rpc.handlers(SERVICE, self),))
-        try:
-            server.add_insecure_port(f"unix:{aside}")
-        except RuntimeError as error:  # gRPC does not tell why
-            raise ServerError(f"No socket can be made in {self.path.parent}: {error}.") from None
-        try:
-            await server.start()
-            os.chmod(aside, 0o600)
-            os.rename(aside, self.path)
-        except BaseException:  # also cancelled: nobody else knows this server
-            await server.stop(None)
-            raise
-        self._file = _identity(self.path)
-        self._server = server
+        self._server, self._file = await rpc.listen(self.path, aside, (rpc.handlers(SERVICE, self),))
 
     async def stop(self, *, gone: bool = False, grace: float = GRACE_SECONDS) -> None:
         """End streams and calls, and remove the socket.
@@ -348,14 +327,6 @@ def code_of(error: FpgaError) -> grpc.StatusCode:
     if isinstance(error, PermissionError):
         return grpc.StatusCode.PERMISSION_DENIED
     return grpc.StatusCode.FAILED_PRECONDITION
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    try:
-        found = path.lstat()
-    except OSError:
-        return _ABSENT
-    return found.st_ino, found.st_ctime_ns
 
 
 def _answers(path: Path) -> bool:
