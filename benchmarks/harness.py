@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import random
+import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -64,16 +65,22 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
+def settled(call: Callable[[], Any], calls: int = 6) -> float:
+    """Seconds of a call, when the machine is used to it: a second core that slept is slow for some calls (100 ms)."""
+    for _ in range(4):
+        call()
+    return statistics.median(seconds(call) for _ in range(calls))
+
+
 def cores() -> float:
     """How many of two cores are free now: how much faster two threads do twice the work of one."""
     data = np.random.default_rng(2).normal(size=1 << 20)
-    alone = seconds(lambda: np.sort(data))
-    threads = [threading.Thread(target=np.sort, args=(data,)) for _ in range(2)]
 
     def both() -> None:
+        threads = [threading.Thread(target=np.sort, args=(data,)) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    return 2 * alone / seconds(both)
+    return 2 * settled(lambda: np.sort(data)) / settled(both)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from harness import cores, interleave, loop, seconds
+from harness import cores, interleave, loop, settled
 
 import fpgahal
 from fpgahal import emu
@@ -53,7 +53,7 @@ def test_predict_one(contenders, book) -> None:
 
 
 def test_two_boards(contenders, book) -> None:
-    """As much again; the goal counts where two cores are free meanwhile."""
+    """As much again where two cores are free meanwhile; where fewer are, nine tenths of what they allow."""
     _, x = contenders
     booster, _ = bench.model(65_000, 100, 6)
     large = np.ascontiguousarray(x[:200_000])
@@ -65,11 +65,11 @@ def test_two_boards(contenders, book) -> None:
         xgboost.load(devices, booster) as both,
     ):
         both.predict(large)
-        for _ in range(41):
+        for _ in range(11):
             free.append(cores())
-            alone.append(seconds(lambda: one.predict(large)))
-            ratios.append(alone[-1] / seconds(lambda: both.predict(large)))
+            alone.append(settled(lambda: one.predict(large)))
+            ratios.append(alone[-1] / settled(lambda: both.predict(large)))
     ratio, one_board, cores_free = (statistics.median(values) for values in (ratios, alone, free))
     print(f"two boards: {ratio:.2f}x one; cores that were free: {cores_free:.2f}")
-    goal = 1.8 if cores_free >= 1.8 else None
+    goal = 1.8 if cores_free >= 1.9 else 0.9 * cores_free
     book.enter("predict 200,000 flights on two boards", one_board / ratio, one_board, "one board", at_least=goal)
