@@ -24,8 +24,7 @@ MAX_ARGS = 32
 MAX_DIMS = 8
 MAX_BYTES = 1 << 46  #: of an array: more than any board has
 DTYPES = tuple(
-    np.dtype(name)
-    for name in "int8 uint8 int16 uint16 int32 uint32 int64 uint64 float16 float32 float64".split()
+    np.dtype(name) for name in "int8 uint8 int16 uint16 int32 uint32 int64 uint64 float16 float32 float64".split()
 )  #: by their number on the wire
 DTYPE_NUMBERS = {dtype: number for number, dtype in enumerate(DTYPES)}
 
@@ -193,21 +192,7 @@ class Report(NamedTuple):
     text: str
 
 
-Frame = (
-    Hello
-    | Welcome
-    | Register
-    | Release
-    | Submit
-    | Describe
-    | Cancel
-    | Status
-    | Ok
-    | Specs
-    | Done
-    | Failed
-    | Report
-)
+Frame = Hello | Welcome | Register | Release | Submit | Describe | Cancel | Status | Ok | Specs | Done | Failed | Report
 
 
 # --- to bytes ---------------------------------------------------------------------------------------------------------
