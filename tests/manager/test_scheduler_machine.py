@@ -125,7 +125,7 @@ class Node(RuleBasedStateMachine):
         work = self.running.pop(name)
         assert {one.id for one, _ in outcome} <= {one.id for one in work.requests}
         self.end(*(one for one, _ in outcome))
-        for one, end in outcome:
+        for _, end in outcome:
             assert (end is End.DONE) == (trouble is None)
         for one in work.requests:
             if one.id not in self.ended:  # it is tried again

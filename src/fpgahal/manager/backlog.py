@@ -229,7 +229,8 @@ class Backlog:
         """Requests that may run together with one, in the order of arrival."""
         if request.batch is None or request.alone or request.once:
             return []
-        found, room = [], request.most - request.size
+        found: list[Request] = []
+        room = request.most - request.size
         for other in self._batches.get(request.batch, {}).values():
             if room <= 0 or len(found) >= 255:
                 break

@@ -53,6 +53,9 @@ class End(enum.Enum):
     LOST = "lost"  #: it may have run, and must not be run again
 
 
+_ENDS = {Trouble.ERROR: End.ERROR, Trouble.HUNG: End.HUNG, Trouble.PROGRAM: End.PROGRAM, Trouble.BOARD: End.LOST}
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Times, in seconds, and numbers.
@@ -226,6 +229,11 @@ class Scheduler:
         """Let it take work."""
         self.boards[board.name] = board
 
+    def lose(self, name: str) -> None:
+        """A board without work does not answer."""
+        board = self.boards[name]
+        board.up, board.loaded = False, None
+
     def back(self, name: str, loaded: Hashable, now: float) -> None:
         """A board that was lost answers again."""
         board = self.boards[name]
@@ -357,8 +365,8 @@ class Scheduler:
             self._backlog.users[work.requests[0].user].charge(reload)
         self._settle(work, seconds)
         size = sum(request.size for request in work.requests)
-        before = self.cost(work.requests[0].accelerator)
-        self._cost[work.requests[0].accelerator] = before + 0.2 * (seconds / max(1, size) - before)
+        accelerator, cost = work.requests[0].accelerator, seconds / max(1, size)
+        self._cost[accelerator] = 0.8 * self._cost.get(accelerator, cost) + 0.2 * cost
         for request in work.requests:
             self._end(request)
         return [(request, End.DONE) for request in work.requests]
@@ -389,14 +397,10 @@ class Scheduler:
 
     def _verdict(self, request: Request, trouble: Trouble, together: int) -> End | None:
         """How it ends; None: it is tried again."""
-        ran = trouble is not Trouble.PROGRAM
-        if request.dropped or (request.once and ran):
-            return End.LOST
+        end = _ENDS[trouble]
         if request.tries >= self.settings.tries or (together == 1 and trouble in (Trouble.ERROR, Trouble.HUNG)):
-            return {Trouble.ERROR: End.ERROR, Trouble.HUNG: End.HUNG, Trouble.PROGRAM: End.PROGRAM}.get(
-                trouble, End.LOST
-            )
-        return None
+            return end
+        return End.LOST if request.dropped or (request.once and trouble is not Trouble.PROGRAM) else None
 
     def _free(self, work: Work, now: float) -> None:
         if work.board.work is not work:

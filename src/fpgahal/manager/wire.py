@@ -23,12 +23,14 @@ MAX_FRAME = 1 << 16  #: bytes
 MAX_ARGS = 32
 MAX_DIMS = 8
 MAX_BYTES = 1 << 46  #: of an array: more than any board has
-DTYPES = tuple(
-    np.dtype(name) for name in "int8 uint8 int16 uint16 int32 uint32 int64 uint64 float16 float32 float64".split()
-)  #: by their number on the wire
+#: By their number on the wire.
+DTYPES = tuple(np.dtype(f"{kind}{bits}") for bits in (8, 16, 32, 64) for kind in ("int", "uint")) + tuple(
+    np.dtype(f"float{bits}") for bits in (16, 32, 64)
+)
 DTYPE_NUMBERS = {dtype: number for number, dtype in enumerate(DTYPES)}
 
 _HEADER = Struct("<IBBHQ")  # bytes of the frame, type, 0, 0, tag
+HEADER_BYTES = _HEADER.size
 _HELLO = Struct("<8sHH")
 _WELCOME = Struct("<HHIQ")
 _REGISTER = Struct("<IIQ")
@@ -212,7 +214,7 @@ def pack(frame: Frame, tag: int = 0) -> bytes:
     size = _HEADER.size + len(body)
     if size > MAX_FRAME:
         raise ProtocolError(f"A frame of {size} bytes; at most {MAX_FRAME} can be sent.")
-    return _HEADER.pack(size, kind, 0, 0, tag) + body
+    return bytes(_HEADER.pack(size, kind, 0, 0, tag) + body)
 
 
 def _pack_submit(frame: Submit) -> bytes:
@@ -299,6 +301,14 @@ def parse(data: bytes) -> tuple[int, Frame]:
         raise ProtocolError(f"A frame of {len(data)} bytes ends too early.") from None
     except UnicodeDecodeError:
         raise ProtocolError("A text that is not UTF-8.") from None
+
+
+def is_submit(data: bytes) -> int | None:
+    """The tag, if this looks like a request; after its first HEADER_BYTES bytes comes the request itself."""
+    if len(data) < _HEADER.size:
+        return None
+    size, kind, zero, zeros, tag = _HEADER.unpack_from(data)
+    return int(tag) if kind == Type.SUBMIT and size == len(data) and not zero and not zeros else None
 
 
 def _whole(layout: Struct, data: bytes) -> tuple[Any, ...]:
@@ -430,6 +440,7 @@ _PARSE: dict[int, Any] = {
 __all__ = [
     "DTYPES",
     "DTYPE_NUMBERS",
+    "HEADER_BYTES",
     "MAX_ARGS",
     "MAX_DIMS",
     "MAX_FRAME",
@@ -454,6 +465,7 @@ __all__ = [
     "Type",
     "Value",
     "Welcome",
+    "is_submit",
     "pack",
     "parse",
 ]

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Node: the boards, the scheduler, and who is told what became of a request.  Any thread may call it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fpgahal import ArgumentError, ArgumentRangeError, DeviceInfo, FpgaError
+from fpgahal.manager.accelerators import Accelerator, Job
+from fpgahal.manager.board import Result, Worker, clock
+from fpgahal.manager.scheduler import NEVER, End, Outcome, Request, Scheduler, Settings, Share, Work
+from fpgahal.manager.wire import Code, Done, Failed, Frame
+
+_SHORT = 0.0005  # board-seconds that work may take on the thread that reads from clients
+_OPENING = 30.0  # seconds
+_AT_ONCE = 0.002  # seconds that this thread spends on work before it looks at clients again
+
+_TEXTS = {
+    End.ERROR: "the run failed",
+    End.HUNG: "the run did not end in time, and was stopped",
+    End.PROGRAM: "the image could not be loaded",
+    End.LOST: "the board was lost; it may have run",
+}
+_CODES = {End.ERROR: Code.RUN, End.HUNG: Code.TIMEOUT, End.PROGRAM: Code.UNAVAILABLE, End.LOST: Code.LOST}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pending:
+    """A request's job, and whom to tell how it ended."""
+
+    job: Job
+    reply: Callable[[Frame], None]
+
+
+def failure(error: BaseException, code: Code | None = None) -> Failed:
+    """Tell a client of an error."""
+    if code is None:
+        code = Code.INTERNAL
+        if isinstance(error, FpgaError):
+            code = Code.ARGUMENT if isinstance(error, ArgumentError) else Code.RANGE
+    message, hint = getattr(error, "message", None), getattr(error, "hint", "")
+    return Failed(code, message if message is not None else f"{type(error).__name__}: {error}", hint)
+
+
+class Node:
+    """Boards that requests run on.
+
+    Parameters
+    ----------
+    devices : sequence of DeviceInfo
+    catalogue : mapping
+        What can be asked for, by name.
+    share : callable
+        Gives the Share of a user.
+    poke : callable
+        Called when :attr:`wake` has become earlier.
+    settings : Settings, optional
+    timeout : float
+        Seconds that one run may take.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[DeviceInfo],
+        catalogue: Mapping[str, Accelerator],
+        share: Callable[[Hashable], Share],
+        poke: Callable[[], None],
+        settings: Settings | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        self.catalogue = catalogue
+        self.counts: Counter[str] = Counter()
+        self._poke = poke
+        self._lock = threading.Lock()
+        self._scheduler = Scheduler(share, settings)
+        self._workers = {info.address: Worker(info, catalogue, self, timeout) for info in devices}
+
+    def start(self) -> None:
+        """Open the boards; those that can't be opened now are tried again later."""
+        for worker in self._workers.values():
+            worker.start()
+        for worker in self._workers.values():
+            worker.tried(_OPENING)
+
+    def stop(self) -> None:
+        """Close the boards; what runs ends first."""
+        for worker in self._workers.values():
+            worker.stop()
+
+    # --- for the thread that reads from clients -----------------------------------------------------------------
+
+    @property
+    def wake(self) -> float:
+        """When :meth:`step` is to be called at the latest."""
+        return self._scheduler.wake
+
+    def submit(self, request: Request) -> None:
+        """Accept a request; :meth:`step` gives it to a board.
+
+        Raises
+        ------
+        Refused
+        """
+        with self._lock:
+            self._scheduler.submit(request, clock())
+
+    def cancel(self, id: Hashable) -> None:
+        """Take a request back, if it does not run yet."""
+        with self._lock:
+            request = self._scheduler.cancel(id)
+        if request is not None:
+            self._tell(request, Failed(Code.CANCELLED, "The request was cancelled."), "cancelled")
+
+    def drop(self, client: Hashable) -> None:
+        """Forget what a client has asked for."""
+        with self._lock:
+            self.counts["dropped"] += len(self._scheduler.drop(client))
+
+    def step(self) -> None:
+        """Give idle boards work; do it here if it is short."""
+        now = clock()
+        with self._lock:
+            works, late = self._scheduler.assign(now)
+        self._late(late)
+        end = now + _AT_ONCE
+        while works:
+            work = works.pop()
+            worker = self._workers[work.board.name]
+            size = sum(request.size for request in work.requests)
+            if work.reload or size * self._scheduler.cost(work.requests[0].accelerator) > _SHORT or clock() > end:
+                worker.put(work)
+                continue
+            result = worker.quick(work)
+            if result is not None and (following := self.finished(worker, work, result)) is not None:
+                works.append(following)
+
+    # --- for the threads of boards (Owner) ----------------------------------------------------------------------
+
+    def finished(self, worker: Worker, work: Work, result: Result) -> Work | None:
+        """Work has ended: tell the clients, and give the next."""
+        now = clock()
+        with self._lock:
+            before = self._scheduler.wake
+            if result.trouble is None:
+                outcome = self._scheduler.done(work, result.seconds, now, result.reload)
+            else:
+                outcome = self._scheduler.failed(work, result.trouble, result.seconds, now)
+            works, late = self._scheduler.assign(now)
+            sooner = self._scheduler.wake < before
+        self._told(work, result, outcome)
+        self._late(late)
+        mine = None
+        for other in works:
+            if other.board is work.board:
+                mine = other
+            else:
+                self._workers[other.board.name].put(other)
+        if sooner:
+            self._poke()
+        return mine
+
+    def found(self, worker: Worker, loaded: Hashable) -> None:
+        """A board answers."""
+        with self._lock:
+            if worker.name not in self._scheduler.boards:
+                self._scheduler.add(worker.board)
+            self._scheduler.back(worker.name, loaded, clock())
+        self._poke()
+
+    def lost(self, worker: Worker) -> None:
+        """A board without work does not answer."""
+        with self._lock:
+            if worker.board.work is None:
+                self._scheduler.lose(worker.name)
+
+    # --- telling --------------------------------------------------------------------------------------------------
+
+    def _told(self, work: Work, result: Result, outcome: Outcome) -> None:
+        share = result.seconds / max(1, len(work.requests))
+        for request, end in outcome:
+            if end is End.DONE:
+                self._tell(request, Done(request.began - request.arrived, share), "done")
+                continue
+            error = result.error
+            if end is End.ERROR and isinstance(error, ArgumentRangeError):
+                failed = failure(error)
+            else:
+                why = f": {getattr(error, 'message', error)}" if error is not None else ""
+                failed = Failed(_CODES[end], f"{request.accelerator}: {_TEXTS[end]}{why}", getattr(error, "hint", ""))
+            self._tell(request, failed, end.value)
+
+    def _late(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            text = "Its deadline passed before a board was free."
+            self._tell(request, Failed(Code.DEADLINE, f"{request.accelerator}: {text}"), "deadline")
+
+    def _tell(self, request: Request, frame: Frame, end: str) -> None:
+        self.counts[end] += 1
+        if not request.dropped:
+            request.job.reply(frame)
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """What goes on, as a JSON document."""
+        with self._lock:
+            boards = [
+                {
+                    "address": worker.name,
+                    "name": worker.info.name,
+                    "up": worker.board.up,
+                    "cordoned": worker.board.cordoned,
+                    "loaded": None if worker.board.loaded is None else str(worker.board.loaded),
+                    "accelerators": sorted(worker.board.images),
+                    "running": len(worker.board.work.requests) if worker.board.work else 0,
+                    "busy_seconds": worker.board.busy_seconds,
+                    "reloads": worker.board.reloads,
+                }
+                for worker in self._workers.values()
+            ]
+            users = [
+                {"user": name, "requests": user.live, "waiting": user.waiting, "board_seconds": user.used}
+                for name, user in self._scheduler.users.items()
+            ]
+            return {
+                "boards": boards,
+                "users": users,
+                "requests": self._scheduler.live,
+                "reloads": self._scheduler.reloads,
+                "ended": dict(self.counts),
+            }
+
+
+__all__ = ["NEVER", "Node", "Pending", "failure"]
