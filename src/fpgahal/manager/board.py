@@ -153,8 +153,9 @@ class Worker:
                 continue
             if item is None:
                 break
-            work: Work | None = item[0]
-            begun = item[1]
+            work: Work | None
+            work, begun = item
+            del item  # while this thread waits for the next, it holds nobody's memory
             while work is not None:
                 with self._lock:
                     result = self._resume(begun) if begun is not None else self._do(work, None)

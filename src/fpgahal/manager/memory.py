@@ -42,10 +42,16 @@ class Segment:
     def __init__(self, fd: int, nbytes: int, constant: bool) -> None:
         _check(fd, nbytes, constant)
         prot = mmap.PROT_READ if constant else mmap.PROT_READ | mmap.PROT_WRITE
+        try:
+            memory = mmap.mmap(fd, nbytes, prot=prot)
+        except OSError as error:
+            raise ArgumentRangeError(
+                f"The memfd can't be mapped: {error.strerror}.", hint="It has to be open for reading and writing."
+            ) from None
         self.nbytes = nbytes
         self.constant = constant
         self.digest = b""
-        self.data: npt.NDArray[np.uint8] = np.frombuffer(mmap.mmap(fd, nbytes, prot=prot), np.uint8)
+        self.data: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
 
 
 class Array(NamedTuple):

@@ -118,7 +118,10 @@ class Node:
     def drop(self, client: Hashable) -> None:
         """Forget what a client has asked for."""
         with self._lock:
-            self.counts["dropped"] += len(self._scheduler.drop(client))
+            dropped = self._scheduler.drop(client)
+        self.counts["dropped"] += len(dropped)
+        for request in dropped:
+            request.job = None
 
     def step(self) -> None:
         """Give idle boards work; do it here if it is short."""
@@ -202,6 +205,7 @@ class Node:
         self.counts[end] += 1
         if not request.dropped:
             request.job.reply(frame)
+        request.job = None  # the client's memory is not needed any more
 
     # --- looking --------------------------------------------------------------------------------------------------
 

@@ -411,9 +411,10 @@ class Server:
             if connection.preparing.pop(tag):
                 connection.reply(tag, Failed(Code.CANCELLED, "The request was cancelled."))
                 return
+            if error is not None:
+                connection.reply(tag, failure(error))
+                return
             try:
-                if error is not None:
-                    raise error
                 go_on()
             except FpgaError as failed:
                 connection.reply(tag, failure(failed))
@@ -424,7 +425,7 @@ class Server:
                 try:
                     slow()
                 except FpgaError as failed:
-                    error = failed
+                    error = failed.with_traceback(None)  # which holds the client's memory
                 except Exception as failed:
                     _LOG.exception("preparing failed", extra={"client": connection.number})
                     error = FpgaError(f"The request can't be prepared: {type(failed).__name__}: {failed}.")
@@ -436,6 +437,7 @@ class Server:
     def _prepare(self) -> None:
         while (work := self._slow.get()) is not None:
             work()
+            del work  # while this thread waits for the next, it holds nobody's memory
 
 
 def _listen(path: Path, mode: int) -> socket.socket:
