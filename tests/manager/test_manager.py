@@ -399,3 +399,20 @@ def test_threads_that_wait_when_the_client_is_closed(tmp_path: Path) -> None:
             until(lambda: m._link._others == 2)
             m.close()
             assert all(isinstance(error.result(5), manager.CancelledError) for error in errors)
+
+
+def test_the_same_arrays_again_and_others_in_their_place(m: manager.Client) -> None:
+    """What the client remembers of a request must not be taken for another one's."""
+    for fill in range(30):
+        a, b, out = (m.allocate(4, "uint32") for _ in range(3))
+        a[:], b[:] = fill, 1
+        for _ in range(3):
+            assert (m.submit("vadd", a=a, b=b, out=out, n=4).result(20) == fill + 1).all()
+        assert (m.submit("vadd", a=a, b=b).result(20) == fill + 1).all()
+        assert (m.submit("vadd", a=b, b=b, out=out).result(20) == 2).all()
+        a.shape = 2, 2
+        with pytest.raises(fpgahal.ArgumentRangeError):
+            m.submit("vadd", a=a, b=b, out=out, n=5).result(20)
+        del a, b, out
+    with pytest.raises(fpgahal.ArgumentError):
+        m.submit("vadd", a=np.ones(1, "u4"), b=np.ones(1, "u4"), out=np.ones(1, "u4"))

@@ -57,18 +57,23 @@ class Simulation:
         heapq.heappush(self.events, (time, next(self.count), what))
 
     def submit(self, request: Request) -> None:
-        self.scheduler.submit(request, self.now)
+        work = self.scheduler.submit(request, self.now)
+        if work is not None:
+            self.begin(work)
         self.assign()
 
     def assign(self) -> None:
         works, late = self.scheduler.assign(self.now)
         assert not late
         for work in works:
-            seconds = sum(one.size for one in work.requests) * self.seconds
-            end = self.now + seconds + (work.board.reload if work.reload else 0)
-            self.at(end, lambda work=work, seconds=seconds: self.done(work, seconds))  # type: ignore[misc]
+            self.begin(work)
         if self.scheduler.wake < float("inf"):
             self.at(max(self.scheduler.wake, self.now), self.assign)
+
+    def begin(self, work: Work) -> None:
+        seconds = sum(one.size for one in work.requests) * self.seconds
+        end = self.now + seconds + (work.board.reload if work.reload else 0)
+        self.at(end, lambda: self.done(work, seconds))
 
     def done(self, work: Work, seconds: float) -> None:
         reload = work.board.reload if work.reload else None

@@ -55,22 +55,25 @@ class Node(RuleBasedStateMachine):
             assert one.deadline is not None
             assert one.deadline <= self.now
         for work in works:
-            name = work.board.name
-            assert name not in self.running
-            assert name not in self.down
-            assert not work.board.cordoned
-            assert work.board.loaded == work.image
-            self.running[name] = work
-            assert len({(one.accelerator, one.batch) for one in work.requests}) == 1
-            for one in work.requests:
-                assert one.id not in self.ended
-                assert one.deadline is None or one.deadline > self.now
-                assert work.image == work.board.images[one.accelerator]
-                self.begun[one.id] = self.begun.get(one.id, 0) + 1
-            if len(work.requests) > 1:
-                assert work.requests[0].batch is not None
-                assert sum(one.size for one in work.requests) <= work.requests[0].most
-                assert not any(one.once or one.alone for one in work.requests)
+            self.begin(work)
+
+    def begin(self, work: Work) -> None:
+        name = work.board.name
+        assert name not in self.running
+        assert name not in self.down
+        assert not work.board.cordoned
+        assert work.board.loaded == work.image
+        self.running[name] = work
+        assert len({(one.accelerator, one.batch) for one in work.requests}) == 1
+        for one in work.requests:
+            assert one.id not in self.ended
+            assert one.deadline is None or one.deadline > self.now
+            assert work.image == work.board.images[one.accelerator]
+            self.begun[one.id] = self.begun.get(one.id, 0) + 1
+        if len(work.requests) > 1:
+            assert work.requests[0].batch is not None
+            assert sum(one.size for one in work.requests) <= work.requests[0].most
+            assert not any(one.once or one.alone for one in work.requests)
 
     @rule(
         client=st.sampled_from(["u1", "u2", "v1", "w1"]),
@@ -95,12 +98,14 @@ class Node(RuleBasedStateMachine):
         )
         mine = sum(one.user == client[0] and one.id not in self.ended for one in self.accepted.values())
         try:
-            self.scheduler.submit(request, self.now)
+            work = self.scheduler.submit(request, self.now)
         except Refused:
             assert mine >= 6
             return
         assert mine < 6
         self.accepted[request.id] = request
+        if work is not None:
+            self.begin(work)
         self.take()
 
     @rule(data=st.data())

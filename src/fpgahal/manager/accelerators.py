@@ -199,7 +199,9 @@ class OpenedPlain:
     def __init__(self, dev: Device, accelerator: Plain) -> None:
         self._dev = dev
         self._axis = accelerator.axis
-        self._args = accelerator.contract.args
+        args = accelerator.contract.args
+        self._names = [arg.name for arg in args]
+        self._arrays = [(index, arg.access) for index, arg in enumerate(args) if isinstance(arg, ArrayArgument)]
         self._kernel: Kernel = dev.kernel(accelerator.contract)
         self._banks = [arg.banks[0] if arg.banks else None for arg in self._kernel.info.args]
         self._buffers: dict[int, tuple[Buffer, Any]] = {}
@@ -210,28 +212,31 @@ class OpenedPlain:
         if user != self._user:
             self._scrub()
             self._user = user
-        values: list[Any] = []
-        number, outputs = 0, []
-        for index, arg in enumerate(self._args):
-            if isinstance(arg, Scalar):
-                total = sum(job.detail[1][arg.name] for job in jobs) if arg.name == self._axis else None
-                values.append(jobs[0].detail[1][arg.name] if total is None else total)
-                continue
-            pieces = [job.detail[0][number] for job in jobs]
-            number += 1
-            buffer, view = self._room(index, sum(piece.nbytes for piece in pieces))
-            values.append(buffer)
-            at = 0
-            if "r" in arg.access:
+        arrays, numbers = jobs[0].detail
+        if len(jobs) > 1:
+            arrays = zip(*(job.detail[0] for job in jobs), strict=True)
+            numbers = numbers | {self._axis: sum(job.detail[1][self._axis] for job in jobs)}
+        else:
+            arrays = [(array,) for array in arrays]
+        values: list[Any] = [numbers.get(name) for name in self._names]
+        outputs = []
+        for (index, access), pieces in zip(self._arrays, arrays, strict=True):
+            total = 0
+            for piece in pieces:
+                total += piece.nbytes
+            buffer, view = self._room(index, total)
+            values[index] = buffer
+            if access != "w":
+                at = 0
                 for piece in pieces:
                     view[at : at + piece.nbytes] = piece
                     at += piece.nbytes
-                buffer.sync_to_device(0, at)
-            if "w" in arg.access:
-                outputs.append((buffer, view, pieces))
+                buffer.sync_to_device(0, total)
+            if access != "r":
+                outputs.append((buffer, view, pieces, total))
         yield self._kernel.start(*values)
-        for buffer, view, pieces in outputs:
-            buffer.sync_from_device(0, sum(piece.nbytes for piece in pieces))
+        for buffer, view, pieces, total in outputs:
+            buffer.sync_from_device(0, total)
             at = 0
             for piece in pieces:
                 piece[:] = view[at : at + piece.nbytes]

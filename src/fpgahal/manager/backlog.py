@@ -138,6 +138,7 @@ class Backlog:
 
     age: float
     users: dict[Hashable, User] = field(default_factory=dict)
+    waiting: int = 0
     next_ready: float = float("inf")  # when the first user who has used up their rate may go on, as last seen
     _queues: dict[str, dict[Hashable, tuple[Queue, ...]]] = field(default_factory=dict)
     _batches: dict[Hashable, Queue] = field(default_factory=dict)
@@ -151,15 +152,17 @@ class Backlog:
         user.share = share
         return user
 
+    def enter(self, user: User) -> None:
+        """A user has something waiting or running again: who was away does not come back with savings."""
+        active = [other.virtual for other in self.users.values() if other.live and other is not user]
+        self._floor = max(self._floor, min(active)) if active else self._floor
+        user.virtual = max(user.virtual, self._floor)
+
     def add(self, request: Request, *, first: bool = False) -> None:
         """Let a request wait; `first`: before the others of its priority."""
         user = self.users[request.user]
-        if not user.waiting and user.live <= 1:
-            # who was away does not come back with savings
-            active = [other.virtual for other in self.users.values() if other.live and other is not user]
-            self._floor = max(self._floor, min(active)) if active else self._floor
-            user.virtual = max(user.virtual, self._floor)
         user.waiting += 1
+        self.waiting += 1
         users = self._queues.setdefault(request.accelerator, {})
         if request.user not in users:
             users[request.user] = tuple(OrderedDict() for _ in range(PRIORITIES))
@@ -181,6 +184,7 @@ class Backlog:
             if not users:
                 del self._queues[request.accelerator]
         self.users[request.user].waiting -= 1
+        self.waiting -= 1
         if request.batch is not None and not request.alone:
             batch = self._batches[request.batch]
             del batch[request.id]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fpgahal import ArgumentRangeError
 from fpgahal.manager import wire
 from fpgahal.manager.accelerators import Accelerator, Argument, Job
+from fpgahal.manager.backlog import Share
 from fpgahal.manager.memory import Segment, array
 from fpgahal.manager.policy import Grant, Policy
 from fpgahal.manager.wire import Frame, Ref, Value
@@ -29,6 +30,7 @@ class Account:
     """What the connections of a user have together."""
 
     grant: Grant
+    share: Share
     connections: int = 0
     buffers: int = 0
     memory: int = 0
@@ -178,7 +180,7 @@ class Connection:
                 return
             if not self._unsent:
                 try:
-                    self.sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                    self.sock.send(data, wire.AT_ONCE)
                     return
                 except BlockingIOError:
                     pass
@@ -192,7 +194,7 @@ class Connection:
         with self._lock:
             while self._unsent and not self.closed:
                 try:
-                    self.sock.send(self._unsent[0], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                    self.sock.send(self._unsent[0], wire.AT_ONCE)
                 except BlockingIOError:
                     return False
                 except OSError:

@@ -103,9 +103,9 @@ class Link:
     # --- sending --------------------------------------------------------------------------------------------------
 
     def call(
-        self, frame: Frame, keep: Any = None, *, once: bool = False, segment: Segment | None = None
+        self, frame: Frame | bytes, keep: Any = None, *, once: bool = False, segment: Segment | None = None
     ) -> tuple[int, Call]:
-        """Send a frame that wants an answer."""
+        """Send a frame that wants an answer; bytes are the body of a request."""
         if self.closed or os.getpid() != self._pid:
             self._refuse()
         while len(self._calls) >= max(1, self.welcome.requests) and not self.closed:
@@ -115,7 +115,8 @@ class Link:
                 self._refuse()
             self._tag += 1
             tag = self._tag
-            call = self._calls[tag] = Call(wire.pack(frame, tag), keep, once=once, segment=segment)
+            data = wire.pack_submit(frame, tag) if type(frame) is bytes else wire.pack(frame, tag)  # type: ignore[arg-type]
+            call = self._calls[tag] = Call(data, keep, once=once, segment=segment)
             sock, generation = self._sock, self._generation
         self._send(call, sock, generation)
         return tag, call
@@ -135,7 +136,7 @@ class Link:
         while not self.away and not self.closed:
             try:
                 if call.segment is None:
-                    sock.send(call.data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                    sock.send(call.data, wire.AT_ONCE)
                 else:
                     _send_file(sock, call.data, call.segment.fd)
                 return
@@ -221,7 +222,7 @@ class Link:
                 ready.register(sock, select.POLLIN)
                 if not ready.poll(math.ceil(timeout * 1000)):
                     return False
-            size = sock.recv_into(self._buffer, 0, socket.MSG_DONTWAIT if timeout is not None else 0)
+            size = sock.recv_into(self._buffer, 0, wire.AT_ONCE if timeout is not None else 0)
         except BlockingIOError:
             return False
         except (OSError, ValueError):
@@ -393,7 +394,7 @@ class Link:
 
 def _send_file(sock: socket.socket, data: bytes, fd: int) -> None:
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-    sock.sendmsg([data], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    sock.sendmsg([data], rights, wire.AT_ONCE)
 
 
 def _ask(sock: socket.socket, data: bytes, fd: int | None = None) -> Frame:

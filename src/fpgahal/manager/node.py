@@ -75,6 +75,7 @@ class Node:
         self.catalogue = catalogue
         self.counts: Counter[str] = Counter()
         self._poke = poke
+        self._begun: list[Work] = []  # by submit, for step
         self._lock = threading.Lock()
         self._scheduler = Scheduler(share, settings)
         self._workers = {info.address: Worker(info, catalogue, self, timeout) for info in devices}
@@ -106,7 +107,9 @@ class Node:
         Refused
         """
         with self._lock:
-            self._scheduler.submit(request, clock())
+            work = self._scheduler.submit(request, clock())
+        if work is not None:
+            self._begun.append(work)
 
     def cancel(self, id: Hashable) -> None:
         """Take a request back, if it does not run yet."""
@@ -128,13 +131,16 @@ class Node:
         now = clock()
         with self._lock:
             works, late = self._scheduler.assign(now)
-        self._late(late)
+        if late:
+            self._late(late)
+        if self._begun:
+            works += self._begun
+            self._begun.clear()
         end = now + _AT_ONCE
         while works:
             work = works.pop()
             worker = self._workers[work.board.name]
-            size = sum(request.size for request in work.requests)
-            if work.reload or size * self._scheduler.cost(work.requests[0].accelerator) > _SHORT or clock() > end:
+            if work.reload or work.size * self._scheduler.cost(work.requests[0].accelerator) > _SHORT or clock() > end:
                 worker.put(work)
                 continue
             result = worker.quick(work)
@@ -155,7 +161,8 @@ class Node:
             works, late = self._scheduler.assign(now)
             sooner = self._scheduler.wake < before
         self._told(work, result, outcome)
-        self._late(late)
+        if late:
+            self._late(late)
         mine = None
         for other in works:
             if other.board is work.board:

@@ -116,12 +116,13 @@ class Board:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:
-    """Requests to run together on a board; `reload`: after the image was loaded."""
+    """Requests to run together on a board; `reload`: after the image was loaded; `size`: the sum of theirs."""
 
     board: Board
     image: Hashable
     requests: tuple[Request, ...]
     reload: bool
+    size: int
 
 
 Outcome = list[tuple[Request, End]]
@@ -171,8 +172,13 @@ class Scheduler:
 
     # --- requests ---------------------------------------------------------------------------------------------
 
-    def submit(self, request: Request, now: float) -> None:
-        """Accept a request.
+    def submit(self, request: Request, now: float) -> Work | None:
+        """Accept a request.  If nobody waits and an idle board has its image, it need not wait for :meth:`assign`.
+
+        Returns
+        -------
+        Work or None
+            To be done now, if it was begun.
 
         Raises
         ------
@@ -186,12 +192,19 @@ class Scheduler:
         if user.live >= user.share.requests:
             raise Refused(Refusal.QUOTA)
         user.live += 1
+        if user.live == 1:
+            self._backlog.enter(user)
         request.arrived = now
         self._live[request.id] = request
         self._clients.setdefault(request.client, {})[request.id] = request
+        if not self._backlog.waiting and (request.deadline is None or request.deadline > now):
+            for board in self.boards.values():
+                if board.idle and _has(board, request.accelerator) and user.ready_at(now) <= now:
+                    return self._begin(board, (request,), now)
         self._backlog.add(request)
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, next(self._count), request))
+        return None
 
     def cancel(self, id: Hashable) -> Request | None:
         """Take a request back; None if it is unknown, or runs already."""
@@ -255,6 +268,10 @@ class Scheduler:
         late : list of Request
             Their deadline has passed; they have ended.
         """
+        if not self._backlog.waiting:
+            self._deadlines.clear()
+            self.wake = NEVER
+            return [], []
         late, works = self._expire(now), []
         self.wake = self._deadlines[0][0] if self._deadlines else NEVER
         self._backlog.next_ready = NEVER
@@ -263,7 +280,10 @@ class Scheduler:
             again = False
             for board in self.boards.values():
                 if board.idle and (request := self._choose(board, now)) is not None:
-                    works.append(self._begin(board, request, now))
+                    requests = (request, *self._backlog.companions(request, now))
+                    for one in requests:
+                        self._backlog.remove(one)
+                    works.append(self._begin(board, requests, now))
                     again = True
         self.wake = min(self.wake, self._backlog.next_ready)
         return works, late
@@ -340,21 +360,21 @@ class Scheduler:
             for other in self.boards.values()
         )
 
-    def _begin(self, board: Board, request: Request, now: float) -> Work:
-        image = board.images[request.accelerator]
+    def _begin(self, board: Board, requests: tuple[Request, ...], now: float) -> Work:
+        accelerator = requests[0].accelerator
+        image = board.images[accelerator]
         reload = image != board.loaded
-        requests = (request, *self._backlog.companions(request, now))
         if reload:
             board.loaded, board.turn_began = image, now
             board.reloads += 1
             self.reloads += 1
-        cost = self.cost(request.accelerator)
+        cost = self.cost(accelerator)
         for one in requests:
-            self._backlog.remove(one)
             one.running, one.began, one.tries = True, now, one.tries + 1
             one.charged = cost * one.size
             self._backlog.users[one.user].charge(one.charged)
-        board.work = Work(board, image, requests, reload)
+        size = sum([one.size for one in requests])
+        board.work = Work(board, image, requests, reload, size)
         return board.work
 
     def done(self, work: Work, seconds: float, now: float, reload: float | None = None) -> Outcome:
@@ -364,8 +384,7 @@ class Scheduler:
             work.board.reload += 0.5 * (reload - work.board.reload)
             self._backlog.users[work.requests[0].user].charge(reload)
         self._settle(work, seconds)
-        size = sum(request.size for request in work.requests)
-        accelerator, cost = work.requests[0].accelerator, seconds / max(1, size)
+        accelerator, cost = work.requests[0].accelerator, seconds / max(1, work.size)
         self._cost[accelerator] = 0.8 * self._cost.get(accelerator, cost) + 0.2 * cost
         for request in work.requests:
             self._end(request)
@@ -410,9 +429,9 @@ class Scheduler:
     def _settle(self, work: Work, seconds: float) -> None:
         """Charge what was really used, to each by its size."""
         work.board.busy_seconds += seconds
-        size = sum(request.size for request in work.requests) or 1
         for request in work.requests:
-            self._backlog.users[request.user].charge(seconds * request.size / size - request.charged)
+            part = request.size / work.size if work.size else 1 / len(work.requests)
+            self._backlog.users[request.user].charge(seconds * part - request.charged)
 
 
 def _key(found: tuple[Key, Request]) -> Key:

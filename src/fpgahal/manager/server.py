@@ -36,6 +36,8 @@ from fpgahal.manager.wire import Code, Failed, Frame, ProtocolError
 _FRAMES = 32  # of one client, before others are looked at
 _ACCEPT = 16  # new clients, likewise
 _PREPARING = 64  # requests of one client that may be prepared at a time
+_READ = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+_CUT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 _FDS = socket.CMSG_SPACE(2 * 4)
 _LOG = logging.getLogger(__name__)
 
@@ -103,7 +105,7 @@ class Server:
 
     def _share(self, user: Hashable) -> Share:
         account = self._accounts.get(user) if isinstance(user, int) else None
-        return account.grant.share if account is not None else Share()
+        return account.share if account is not None else Share()
 
     # --- life -----------------------------------------------------------------------------------------------
 
@@ -187,8 +189,8 @@ class Server:
             account = self._accounts.get(peer.uid)
             grant = peer.grant(self.policy)
             if account is None:
-                account = self._accounts[peer.uid] = Account(grant)
-            account.grant = grant
+                account = self._accounts[peer.uid] = Account(grant, grant.share)
+            account.grant, account.share = grant, grant.share
             if account.connections >= grant.connections or len(self._connections) >= self.limits.connections:
                 self._refuse(sock)
                 continue
@@ -204,7 +206,7 @@ class Server:
     def _refuse(self, sock: socket.socket) -> None:
         refusal = Failed(Code.QUOTA, "This user, or the manager, has too many connections.")
         with sock, suppress(OSError):
-            sock.send(wire.pack(refusal), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            sock.send(wire.pack(refusal), wire.AT_ONCE)
 
     def _drop(self, connection: Connection, why: str) -> None:
         if self._connections.pop(connection.number, None) is None:
@@ -240,9 +242,7 @@ class Server:
             if connection.closed or connection.behind:
                 return
             try:
-                size, control, flags, _ = sock.recvmsg_into(
-                    [buffer], _FDS, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-                )
+                size, control, flags, _ = sock.recvmsg_into([buffer], _FDS, _READ)
             except BlockingIOError:
                 return
             except OSError:
@@ -251,14 +251,11 @@ class Server:
             if not size and not control:
                 self._drop(connection, "it closed the connection")
                 return
-            fds = array.array("i")
-            for level, kind, data in control:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+            fds = _files(control) if control else []
             try:
-                if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                if flags & _CUT:
                     raise ProtocolError("A packet that is too long, or brings too many files.")
-                self._take(connection, bytes(memoryview(buffer)[:size]), list(fds))
+                self._take(connection, bytes(memoryview(buffer)[:size]), fds)
             except ProtocolError as error:
                 _LOG.warning("protocol error", extra={"client": connection.number, "error": str(error)})
                 connection.reply(0, failure(error, Code.PROTOCOL))
@@ -438,6 +435,15 @@ class Server:
         while (work := self._slow.get()) is not None:
             work()
             del work  # while this thread waits for the next, it holds nobody's memory
+
+
+def _files(control: list[tuple[int, int, bytes]]) -> list[int]:
+    """File descriptors that came with a packet."""
+    fds = array.array("i")
+    for level, kind, data in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return list(fds)
 
 
 def _listen(path: Path, mode: int) -> socket.socket:

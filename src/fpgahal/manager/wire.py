@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import math
 import re
+import socket
 from struct import Struct, error
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ import numpy as np
 from fpgahal import FpgaError
 
 VERSION = 1
+#: For send and recv: neither waits, nor is anybody killed.  A plain int, because combining enums takes a microsecond.
+AT_ONCE = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 MAGIC = b"fpgahal\0"
 MAX_FRAME = 1 << 16  #: bytes
 MAX_ARGS = 32
@@ -217,7 +220,13 @@ def pack(frame: Frame, tag: int = 0) -> bytes:
     return bytes(_HEADER.pack(size, kind, 0, 0, tag) + body)
 
 
-def _pack_submit(frame: Submit) -> bytes:
+def pack_submit(body: bytes, tag: int) -> bytes:
+    """Give the bytes of a request, from what :func:`submit_body` gave."""
+    return bytes(_HEADER.pack(_HEADER.size + len(body), Type.SUBMIT, 0, 0, tag) + body)
+
+
+def submit_body(frame: Submit) -> bytes:
+    """Give what comes after the header of a request: the same for each request with the same arguments."""
     name = frame.name.encode()
     if len(frame.arguments) > MAX_ARGS or len(name) > 64:
         raise ProtocolError(f"{len(frame.arguments)} arguments; a request has {MAX_ARGS} at most.")
@@ -238,7 +247,10 @@ def _pack_submit(frame: Submit) -> bytes:
         else:
             kind, data = _UINT, _U64.pack(value)
         parts += (bytes((kind, len(label))), label, data)
-    return b"".join(parts)
+    body = b"".join(parts)
+    if len(body) + _HEADER.size > MAX_FRAME:
+        raise ProtocolError(f"A request of {len(body)} bytes; at most {MAX_FRAME - _HEADER.size} can be sent.")
+    return body
 
 
 def _pack_specs(frame: Specs) -> bytes:
@@ -260,8 +272,8 @@ _PACK: dict[type, Any] = {
     Welcome: lambda frame: (Type.WELCOME, _WELCOME.pack(*frame)),
     Register: lambda frame: (Type.REGISTER, _REGISTER.pack(*frame)),
     Release: lambda frame: (Type.RELEASE, _RELEASE.pack(*frame)),
-    Submit: lambda frame: (Type.SUBMIT, _pack_submit(frame)),
-    Describe: lambda frame: (Type.DESCRIBE, _pack_submit(frame.submit)),
+    Submit: lambda frame: (Type.SUBMIT, submit_body(frame)),
+    Describe: lambda frame: (Type.DESCRIBE, submit_body(frame.submit)),
     Cancel: lambda frame: (Type.CANCEL, b""),
     Status: lambda frame: (Type.STATUS, b""),
     Ok: lambda frame: (Type.OK, b""),
@@ -438,6 +450,7 @@ _PARSE: dict[int, Any] = {
 }
 
 __all__ = [
+    "AT_ONCE",
     "DTYPES",
     "DTYPE_NUMBERS",
     "HEADER_BYTES",
@@ -467,5 +480,7 @@ __all__ = [
     "Welcome",
     "is_submit",
     "pack",
+    "pack_submit",
     "parse",
+    "submit_body",
 ]
