@@ -88,6 +88,8 @@ def test_xgboost_is_equal_to_the_last_bit(m: manager.Client, objective: str, cla
     for name, request in found.items():
         assert request.result(20).tobytes() == wanted[name].tobytes(), name
         assert request.result().shape == wanted[name].shape
+    none = m.submit("xgboost.predict", model=data, x=np.empty((0, 4), np.float32)).result(20)
+    assert none.shape == (0, *wanted["all"].shape[1:])
     lists = m.submit("xgboost.predict", model=data, x=x.astype(np.float64).tolist()).result(20)
     assert lists.tobytes() == wanted["all"].tobytes()
 

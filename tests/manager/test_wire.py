@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from typing import Any
 
@@ -79,6 +80,24 @@ def test_a_cut_frame(frame: wire.Frame, data: st.DataObject) -> None:
     if len(cut) >= 16 and not isinstance(frame, (wire.Report, wire.Failed)):  # with a size that fits
         with pytest.raises(wire.ProtocolError):
             wire.parse(struct.pack("<I", len(cut)) + cut[4:])
+
+
+@given(st.lists(frames, max_size=20))
+def test_frames_in_packets(many: list[wire.Frame]) -> None:
+    packed = [wire.pack(frame, tag) for tag, frame in enumerate(many)]
+    found = [frame for packet in wire.together(packed) for frame in wire.apart(packet)]
+    assert found == packed
+
+
+def test_packets_are_not_too_long() -> None:
+    packets = wire.together([wire.pack(wire.Report("x" * 20_000))] * 10)
+    assert [len(packet) for packet in packets] == [60_048, 60_048, 60_048, 20_016]
+
+
+@given(st.binary(min_size=1, max_size=60))
+def test_any_packet(data: bytes) -> None:
+    with contextlib.suppress(wire.ProtocolError):
+        assert b"".join(wire.apart(data)) == data
 
 
 def submit(*tail: bytes, count: int = 1, priority: int = 1, options: int = 0) -> bytes:

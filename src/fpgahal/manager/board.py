@@ -234,7 +234,7 @@ class Worker:
                 raise DeviceLostError(f"{self.name} does not answer.", hint="`fpgahal list` shows the boards that do.")
             reload = self._load(work)
             opened = self._resident(work)
-        except (FpgaError, OSError) as error:
+        except Exception as error:
             return self._failed(error, 0.0, reload, None)
         since = clock()
         rest = opened.run([request.job.job for request in work.requests], work.requests[0].user)

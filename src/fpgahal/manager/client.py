@@ -26,7 +26,7 @@ from fpgahal.manager.wire import Describe, Done, Ref, Report, Spec, Specs, Statu
 
 SOCKET = "FPGAHAL_MANAGER"  #: names the manager's socket
 _DESCRIBED = 256  # answers to Describe that are remembered
-_USUAL = 64  # requests with the same arrays that are remembered
+_USUAL = 1024  # requests with the same arrays that are remembered
 _FILES = 64  # models read from files that are remembered
 
 # What an accelerator's arguments are made of, where their type does not say it.

@@ -22,7 +22,8 @@ from fpgahal.manager.wire import Frame, Ref, Value
 
 _SO_PEERGROUPS = 59
 _SO_PEERPIDFD = 77
-_KNOWN = 256  # requests whose check is remembered
+_KNOWN = 1024  # requests whose check is remembered
+_SHORT = 512  # bytes of such a request: nobody fills the manager's memory with long ones
 
 
 @dataclass(slots=True, eq=False)
@@ -166,27 +167,33 @@ class Connection:
 
     def remember(self, data: bytes, known: Known) -> None:
         """Take it that these bytes are this request, until a buffer is released."""
+        if len(data) > _SHORT:
+            return
         if len(self.known) >= _KNOWN:
             self.known.clear()
         self.known[data] = known
 
     # --- answers ------------------------------------------------------------------------------------------------
 
-    def reply(self, tag: int, frame: Frame) -> None:
-        """Send, at once if the client reads; any thread may call it."""
-        data = wire.pack(frame, tag)
+    def reply(self, *answers: tuple[int, Frame]) -> None:
+        """Send answers, each with its tag, at once if the client reads; any thread may call it."""
+        packets = [wire.pack(frame, tag) for tag, frame in answers]
+        if len(packets) > 1:
+            packets = wire.together(packets)
         with self._lock:
             if self.closed:
                 return
-            if not self._unsent:
+            while packets and not self._unsent:
                 try:
-                    self.sock.send(data, wire.AT_ONCE)
-                    return
+                    self.sock.send(packets[0], wire.AT_ONCE)
                 except BlockingIOError:
-                    pass
+                    break
                 except OSError:
                     return  # it is gone; the loop sees it, too
-            self._unsent.append(data)
+                packets.pop(0)
+            if not packets:
+                return
+            self._unsent.extend(packets)
         self._on_unsent()
 
     def flush(self) -> bool:

@@ -230,14 +230,15 @@ class Link:
         if size == 0:
             self._lost(generation)
             return True
-        tag, frame = wire.parse(bytes(memoryview(self._buffer)[:size]))
-        if tag == 0 and isinstance(frame, Failed):  # what it says before it closes the connection
-            self._fail(exception(frame))
-            return False
-        with self._state:
-            call = self._calls.pop(tag, None)
-        if call is not None:
-            self._deliver(call, frame)
+        for data in wire.apart(bytes(memoryview(self._buffer)[:size])):
+            tag, frame = wire.parse(data)
+            if tag == 0 and isinstance(frame, Failed):  # what it says before it closes the connection
+                self._fail(exception(frame))
+                return False
+            with self._state:
+                call = self._calls.pop(tag, None)
+            if call is not None:
+                self._deliver(call, frame)
         return True
 
     def _deliver(self, call: Call, answer: Answer) -> None:

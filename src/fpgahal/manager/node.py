@@ -6,8 +6,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from fpgahal import ArgumentError, ArgumentRangeError, DeviceInfo, FpgaError
 from fpgahal.manager.accelerators import Accelerator, Job
@@ -17,6 +16,7 @@ from fpgahal.manager.wire import Code, Done, Failed, Frame
 
 _SHORT = 0.0005  # board-seconds that work may take on the thread that reads from clients
 _OPENING = 30.0  # seconds
+REPORTED = 200  #: users in a report, which has to fit a frame
 _AT_ONCE = 0.002  # seconds that this thread spends on work before it looks at clients again
 
 _TEXTS = {
@@ -28,12 +28,26 @@ _TEXTS = {
 _CODES = {End.ERROR: Code.RUN, End.HUNG: Code.TIMEOUT, End.PROGRAM: Code.UNAVAILABLE, End.LOST: Code.LOST}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Pending:
+class Asker(Protocol):
+    """Who has sent a request."""
+
+    def reply(self, *answers: tuple[int, Frame]) -> None:
+        """Take answers, each with the tag of its request; any thread may call it."""
+
+
+class Pending(NamedTuple):
     """A request's job, and whom to tell how it ended."""
 
     job: Job
-    reply: Callable[[Frame], None]
+    asker: Asker
+    tag: int
+
+
+def _failed(request: Request, end: End, error: BaseException | None) -> Failed:
+    if end is End.ERROR and isinstance(error, ArgumentRangeError):
+        return failure(error)
+    why = f": {getattr(error, 'message', error)}" if error is not None else ""
+    return Failed(_CODES[end], f"{request.accelerator}: {_TEXTS[end]}{why}", getattr(error, "hint", ""))
 
 
 def failure(error: BaseException, code: Code | None = None) -> Failed:
@@ -115,14 +129,15 @@ class Node:
         """Take a request back, if it does not run yet."""
         with self._lock:
             request = self._scheduler.cancel(id)
+            self.counts["cancelled"] += request is not None
         if request is not None:
-            self._tell(request, Failed(Code.CANCELLED, "The request was cancelled."), "cancelled")
+            self._refused(request, Code.CANCELLED, "the request was cancelled.")
 
     def drop(self, client: Hashable) -> None:
         """Forget what a client has asked for."""
         with self._lock:
             dropped = self._scheduler.drop(client)
-        self.counts["dropped"] += len(dropped)
+            self.counts["dropped"] += len(dropped)
         for request in dropped:
             request.job = None
 
@@ -131,6 +146,7 @@ class Node:
         now = clock()
         with self._lock:
             works, late = self._scheduler.assign(now)
+            self.counts["deadline"] += len(late)
         if late:
             self._late(late)
         if self._begun:
@@ -159,6 +175,9 @@ class Node:
             else:
                 outcome = self._scheduler.failed(work, result.trouble, result.seconds, now)
             works, late = self._scheduler.assign(now)
+            self.counts["deadline"] += len(late)
+            for _, end in outcome:
+                self.counts[end.value] += 1
             sooner = self._scheduler.wake < before
         self._told(work, result, outcome)
         if late:
@@ -190,29 +209,30 @@ class Node:
     # --- telling --------------------------------------------------------------------------------------------------
 
     def _told(self, work: Work, result: Result, outcome: Outcome) -> None:
-        share = result.seconds / max(1, len(work.requests))
+        """Tell each client once of all its requests: sending takes longer than many a request."""
+        done = result.seconds / max(1, len(work.requests))
+        answers: dict[Asker, list[tuple[int, Frame]]] = {}
         for request, end in outcome:
-            if end is End.DONE:
-                self._tell(request, Done(request.began - request.arrived, share), "done")
+            pending: Pending = request.job
+            request.job = None  # the client's memory is not needed any more
+            if request.dropped:
                 continue
-            error = result.error
-            if end is End.ERROR and isinstance(error, ArgumentRangeError):
-                failed = failure(error)
+            if end is End.DONE:
+                frame: Frame = Done(request.began - request.arrived, done)
             else:
-                why = f": {getattr(error, 'message', error)}" if error is not None else ""
-                failed = Failed(_CODES[end], f"{request.accelerator}: {_TEXTS[end]}{why}", getattr(error, "hint", ""))
-            self._tell(request, failed, end.value)
+                frame = _failed(request, end, result.error)
+            answers.setdefault(pending.asker, []).append((pending.tag, frame))
+        for asker, frames in answers.items():
+            asker.reply(*frames)
+
+    def _refused(self, request: Request, code: Code, text: str) -> None:
+        pending: Pending = request.job
+        request.job = None
+        pending.asker.reply((pending.tag, Failed(code, f"{request.accelerator}: {text}")))
 
     def _late(self, requests: Sequence[Request]) -> None:
         for request in requests:
-            text = "Its deadline passed before a board was free."
-            self._tell(request, Failed(Code.DEADLINE, f"{request.accelerator}: {text}"), "deadline")
-
-    def _tell(self, request: Request, frame: Frame, end: str) -> None:
-        self.counts[end] += 1
-        if not request.dropped:
-            request.job.reply(frame)
-        request.job = None  # the client's memory is not needed any more
+            self._refused(request, Code.DEADLINE, "the deadline passed before a board was free.")
 
     # --- looking --------------------------------------------------------------------------------------------------
 
@@ -233,17 +253,18 @@ class Node:
                 }
                 for worker in self._workers.values()
             ]
-            users = [
+            users: list[dict[str, Any]] = [
                 {"user": name, "requests": user.live, "waiting": user.waiting, "board_seconds": user.used}
                 for name, user in self._scheduler.users.items()
             ]
+            users.sort(key=lambda user: -user["board_seconds"])
             return {
                 "boards": boards,
-                "users": users,
+                "users": users[:REPORTED],
                 "requests": self._scheduler.live,
                 "reloads": self._scheduler.reloads,
                 "ended": dict(self.counts),
             }
 
 
-__all__ = ["NEVER", "Node", "Pending", "failure"]
+__all__ = ["NEVER", "REPORTED", "Node", "Pending", "failure"]

@@ -11,6 +11,7 @@ import array
 import json
 import logging
 import os
+import resource
 import select
 import socket
 import stat
@@ -28,12 +29,13 @@ from fpgahal.manager import wire
 from fpgahal.manager.accelerators import Accelerator
 from fpgahal.manager.board import clock
 from fpgahal.manager.connection import Account, Connection, Known, Peer, QuotaError
-from fpgahal.manager.node import NEVER, Node, Pending, failure
+from fpgahal.manager.node import NEVER, REPORTED, Node, Pending, failure
 from fpgahal.manager.policy import Policy
 from fpgahal.manager.scheduler import Refusal, Refused, Request, Settings, Share
 from fpgahal.manager.wire import Code, Failed, Frame, ProtocolError
 
 _FRAMES = 32  # of one client, before others are looked at
+_LONGEST = 3600.0  # seconds that epoll waits: a deadline may be beyond what it takes
 _ACCEPT = 16  # new clients, likewise
 _PREPARING = 64  # requests of one client that may be prepared at a time
 _READ = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
@@ -90,6 +92,9 @@ class Server:
         self.path = Path(path)
         self.policy = policy or Policy()
         self.limits = limits or Limits()
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most_buffers = files // 2  # each takes one, and a connection two
+        self._most_connections = min(self.limits.connections, files // 8)
         self._accounts: dict[int, Account] = {}
         self._connections: dict[int, Connection] = {}  # by number
         self._by_fd: dict[int, Connection] = {}  # of the socket, and of the process
@@ -152,7 +157,7 @@ class Server:
 
     def _turn(self) -> None:
         wake = self.node.wake
-        timeout = None if wake == NEVER else max(0.0, wake - clock())
+        timeout = None if wake == NEVER else min(max(0.0, wake - clock()), _LONGEST)
         new = False
         for fd, event in self._epoll.poll(timeout):
             connection = self._by_fd.get(fd)
@@ -163,7 +168,11 @@ class Server:
                 if event & select.EPOLLOUT and connection.flush():
                     self._epoll.modify(fd, select.EPOLLIN)
                 if event & select.EPOLLIN:
-                    self._read(connection)
+                    try:
+                        self._read(connection)
+                    except Exception:  # a defect should not cost more than this connection
+                        _LOG.exception("a client's frames failed", extra={"client": connection.number})
+                        self._drop(connection, "a defect")
             elif fd == self._poked:
                 os.eventfd_read(self._poked)
                 while self._mail:
@@ -191,7 +200,7 @@ class Server:
             if account is None:
                 account = self._accounts[peer.uid] = Account(grant, grant.share)
             account.grant, account.share = grant, grant.share
-            if account.connections >= grant.connections or len(self._connections) >= self.limits.connections:
+            if account.connections >= grant.connections or len(self._connections) >= self._most_connections:
                 self._refuse(sock)
                 continue
             self._numbers += 1
@@ -258,7 +267,7 @@ class Server:
                 self._take(connection, bytes(memoryview(buffer)[:size]), fds)
             except ProtocolError as error:
                 _LOG.warning("protocol error", extra={"client": connection.number, "error": str(error)})
-                connection.reply(0, failure(error, Code.PROTOCOL))
+                connection.reply((0, failure(error, Code.PROTOCOL)))
                 self._drop(connection, "protocol error")
                 return
             finally:
@@ -278,18 +287,22 @@ class Server:
         if not connection.greeted:
             self._greet(connection, tag, frame)
             return
+        code = Code.BUFFER if isinstance(frame, wire.Register | wire.Release) else None
+        self._or_failed(connection, tag, lambda: self._answer(connection, tag, frame, data, fds), code)
+
+    def _or_failed(
+        self, connection: Connection, tag: int, answer: Callable[[], None], code: Code | None = None
+    ) -> None:
+        """Answer, or tell the client what went wrong."""
         try:
-            self._answer(connection, tag, frame, data, fds)
+            answer()
         except ProtocolError:
             raise
         except FpgaError as error:
-            code = Code.QUOTA if isinstance(error, QuotaError) else None
-            if isinstance(frame, wire.Register | wire.Release) and code is None:
-                code = Code.BUFFER
-            connection.reply(tag, failure(error, code))
+            connection.reply((tag, failure(error, Code.QUOTA if isinstance(error, QuotaError) else code)))
         except Exception as error:
-            _LOG.exception("a frame failed", extra={"client": connection.number, "frame": type(frame).__name__})
-            connection.reply(tag, failure(error))
+            _LOG.exception("a frame failed", extra={"client": connection.number})
+            connection.reply((tag, failure(error)))
 
     def _greet(self, connection: Connection, tag: int, frame: Frame) -> None:
         if not isinstance(frame, wire.Hello):
@@ -301,7 +314,7 @@ class Server:
         connection.greeted = True
         grant = connection.account.grant
         limits = (min(grant.buffers, 0xFFFF), min(grant.requests, 0xFFFF_FFFF), grant.memory)
-        connection.reply(tag, wire.Welcome(wire.VERSION, *limits))
+        connection.reply((tag, wire.Welcome(wire.VERSION, *limits)))
 
     def _answer(self, connection: Connection, tag: int, frame: Frame, data: bytes, fds: list[int]) -> None:
         match frame:
@@ -314,13 +327,15 @@ class Server:
                     connection.preparing[tag] = True
                 self.node.cancel((connection.number, tag))
             case wire.Register():
+                if sum(account.buffers for account in self._accounts.values()) >= self._most_buffers:
+                    raise QuotaError("The manager has as many buffers as it may open files for.")
                 connection.register(frame, fds)
-                connection.reply(tag, wire.Ok())
+                connection.reply((tag, wire.Ok()))
             case wire.Release():
                 connection.release(frame.handle)
-                connection.reply(tag, wire.Ok())
+                connection.reply((tag, wire.Ok()))
             case wire.Status():
-                connection.reply(tag, wire.Report(json.dumps(self.status())))
+                connection.reply((tag, wire.Report(json.dumps(self.status()))))
             case _:
                 raise ProtocolError(f"{type(frame).__name__} is not a client's frame.")
 
@@ -329,8 +344,9 @@ class Server:
         accounts = [
             {"user": uid, "connections": one.connections, "buffers": one.buffers, "memory": one.memory}
             for uid, one in self._accounts.items()
+            if one.connections
         ]
-        return self.node.status() | {"connections": len(self._connections), "accounts": accounts}
+        return self.node.status() | {"connections": len(self._connections), "accounts": accounts[:REPORTED]}
 
     # --- requests -----------------------------------------------------------------------------------------------
 
@@ -348,7 +364,7 @@ class Server:
     ) -> None:
         found = self._accelerator(connection, submit.name)
         if isinstance(found, Failed):
-            connection.reply(tag, found)
+            connection.reply((tag, found))
             return
         arguments = connection.resolve(submit.arguments)
         slow = None if prepared else found.prepare(arguments)
@@ -362,14 +378,14 @@ class Server:
     def _describe(self, connection: Connection, tag: int, frame: wire.Describe, *, prepared: bool = False) -> None:
         found = self._accelerator(connection, frame.submit.name)
         if isinstance(found, Failed):
-            connection.reply(tag, found)
+            connection.reply((tag, found))
             return
         arguments = connection.resolve(frame.submit.arguments)
         slow = None if prepared else found.prepare(arguments)
         if slow is not None:
             self._later(connection, tag, slow, lambda: self._describe(connection, tag, frame, prepared=True))
             return
-        connection.reply(tag, wire.Specs(found.outputs(arguments)))
+        connection.reply((tag, wire.Specs(found.outputs(arguments))))
 
     def _submit(self, connection: Connection, tag: int, known: Known) -> None:
         submit, job = known.submit, known.job
@@ -384,21 +400,21 @@ class Server:
             submit.priority,
             clock() + submit.deadline * 1e-6 if submit.deadline else None,
             submit.once,
-            Pending(job, lambda frame: connection.reply(tag, frame)),
+            Pending(job, connection, tag),
         )
         try:
             self.node.submit(request)
         except Refused as refused:
             refusal: Refusal = refused.args[0]
             code = {Refusal.QUOTA: Code.QUOTA, Refusal.UNAVAILABLE: Code.UNAVAILABLE}.get(refusal, Code.PROTOCOL)
-            connection.reply(tag, Failed(code, f"{submit.name}: {refusal.value}."))
+            connection.reply((tag, Failed(code, f"{submit.name}: {refusal.value}.")))
 
     # --- what takes longer ----------------------------------------------------------------------------------------
 
     def _later(self, connection: Connection, tag: int, slow: Callable[[], None], go_on: Callable[[], None]) -> None:
         """Call `slow` in the thread for that, then `go_on` in this one."""
         if len(connection.preparing) >= _PREPARING or tag in connection.preparing:
-            connection.reply(tag, Failed(Code.QUOTA, "Too many requests with new models at a time."))
+            connection.reply((tag, Failed(Code.QUOTA, "Too many requests with new models at a time.")))
             return
         connection.preparing[tag] = False
 
@@ -406,15 +422,12 @@ class Server:
             if connection.closed:
                 return
             if connection.preparing.pop(tag):
-                connection.reply(tag, Failed(Code.CANCELLED, "The request was cancelled."))
+                connection.reply((tag, Failed(Code.CANCELLED, "The request was cancelled.")))
                 return
             if error is not None:
-                connection.reply(tag, failure(error))
+                connection.reply((tag, failure(error)))
                 return
-            try:
-                go_on()
-            except FpgaError as failed:
-                connection.reply(tag, failure(failed))
+            self._or_failed(connection, tag, go_on)
 
         def work() -> None:
             error = None

@@ -11,6 +11,7 @@ import enum
 import math
 import re
 import socket
+from collections.abc import Iterator
 from struct import Struct, error
 from typing import Any, NamedTuple
 
@@ -315,6 +316,36 @@ def parse(data: bytes) -> tuple[int, Frame]:
         raise ProtocolError("A text that is not UTF-8.") from None
 
 
+def together(frames: list[bytes]) -> list[bytes]:
+    """Put frames into as few packets as will do."""
+    packets, some, size = [], list[bytes](), 0
+    for frame in frames:
+        if size + len(frame) > MAX_FRAME:
+            packets.append(b"".join(some))
+            some, size = [], 0
+        some.append(frame)
+        size += len(frame)
+    packets.append(b"".join(some))
+    return packets
+
+
+def apart(packet: bytes) -> Iterator[bytes]:
+    """Give the frames of a packet.
+
+    Raises
+    ------
+    ProtocolError
+        It does not end where a frame does.
+    """
+    at = 0
+    while at < len(packet):
+        size = int.from_bytes(packet[at : at + 4], "little")
+        if size < _HEADER.size or at + size > len(packet):
+            raise ProtocolError(f"A packet of {len(packet)} bytes has a frame of {size} at {at}.")
+        yield packet[at : at + size]
+        at += size
+
+
 def is_submit(data: bytes) -> int | None:
     """The tag, if this looks like a request; after its first HEADER_BYTES bytes comes the request itself."""
     if len(data) < _HEADER.size:
@@ -478,9 +509,11 @@ __all__ = [
     "Type",
     "Value",
     "Welcome",
+    "apart",
     "is_submit",
     "pack",
     "pack_submit",
     "parse",
     "submit_body",
+    "together",
 ]
