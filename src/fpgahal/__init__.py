@@ -66,7 +66,7 @@ from fpgahal._types import (
 )
 
 if TYPE_CHECKING:
-    from fpgahal import emu, kernels
+    from fpgahal import emu, kernels, manager
 
 __version__ = "0.1.0"
 
@@ -125,6 +125,7 @@ __all__ = [
     "emu",
     "find",
     "kernels",
+    "manager",
     "open",
     "open_all",
 ]
@@ -132,7 +133,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Loaded when first used: a program on a real board needs no emulator.
-    if name in ("emu", "kernels"):
+    if name in ("emu", "kernels", "manager"):
         import importlib
 
         return importlib.import_module(f"fpgahal.{name}")

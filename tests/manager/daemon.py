@@ -47,8 +47,8 @@ class Daemon:
         assert self.process.stdout is not None
         self.process.stdout.close()
 
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
         code = self.process.wait(20)
         assert self.process.stdout is not None
         self.process.stdout.close()

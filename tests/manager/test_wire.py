@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,6 +100,19 @@ def test_packets_are_not_too_long() -> None:
 def test_any_packet(data: bytes) -> None:
     with contextlib.suppress(wire.ProtocolError):
         assert b"".join(wire.apart(data)) == data
+
+
+def test_the_documentation_has_every_frame_and_code() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "manager-protocol.md").read_text()
+    rows = {
+        int(row[0]): row[2]
+        for line in text.splitlines()
+        if len(row := line.strip("| ").split(" | ")) == 4 and row[0].isdigit()
+    }
+    assert rows == {kind.value: kind.name.capitalize() for kind in wire.Type}
+    codes = text.partition("## Codes")[2].partition("##")[0]
+    numbers = [int(word) for word in re.findall(r"(?:^|; |;\n|run it; )(\d+) ", codes, re.MULTILINE)]
+    assert sorted(numbers) == [code.value for code in wire.Code]
 
 
 def submit(*tail: bytes, count: int = 1, priority: int = 1, options: int = 0) -> bytes:

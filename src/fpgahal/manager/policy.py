@@ -128,6 +128,8 @@ class Policy:
 
 
 def _rule(entry: Any, default: Grant, where: str) -> Rule:
+    if not isinstance(entry, dict):
+        raise ArgumentRangeError(f"{where} should be a table.")
     entry = dict(entry)
     users, groups = entry.pop("users", None), entry.pop("groups", None)
     everybody = users is None and groups is None
