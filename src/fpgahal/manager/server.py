@@ -158,8 +158,13 @@ class Server:
     def _turn(self) -> None:
         wake = self.node.wake
         timeout = None if wake == NEVER else min(max(0.0, wake - clock()), _LONGEST)
+        events = self._epoll.poll(0)
+        frames = _FRAMES
+        if not events:
+            events = self._epoll.poll(timeout)
+            frames = 1  # who has waited gets an answer before more is looked for
         new = False
-        for fd, event in self._epoll.poll(timeout):
+        for fd, event in events:
             connection = self._by_fd.get(fd)
             if connection is not None:
                 if connection.death == fd or event & (select.EPOLLHUP | select.EPOLLERR):
@@ -169,7 +174,7 @@ class Server:
                     self._epoll.modify(fd, select.EPOLLIN)
                 if event & select.EPOLLIN:
                     try:
-                        self._read(connection)
+                        self._read(connection, frames)
                     except Exception:  # a defect should not cost more than this connection
                         _LOG.exception("a client's frames failed", extra={"client": connection.number})
                         self._drop(connection, "a defect")
@@ -245,9 +250,9 @@ class Server:
 
     # --- frames -------------------------------------------------------------------------------------------------
 
-    def _read(self, connection: Connection) -> None:
+    def _read(self, connection: Connection, frames: int) -> None:
         sock, buffer = connection.sock, self._buffer
-        for _ in range(_FRAMES):
+        for _ in range(frames):
             if connection.closed or connection.behind:
                 return
             try:

@@ -24,7 +24,8 @@ from fpgahal.manager.memory import Array, Segment
 from fpgahal.manager.wire import Spec
 
 MODELS = 64  #: that are kept, parsed
-MAX_MODEL = 256 << 20  #: bytes
+KEPT = 256 << 20  #: bytes of the files that they come from
+MAX_MODEL = 64 << 20  #: bytes of one
 _TOGETHER = 1024  # rows of requests that run together
 _FLOAT = np.dtype(np.float32)
 
@@ -46,7 +47,7 @@ class Predict:
     _options = ("output_margin", "iteration_begin", "iteration_end", "missing")
 
     def __init__(self) -> None:
-        self._models: OrderedDict[bytes, xgboost.Forest | FpgaError] = OrderedDict()
+        self._models: OrderedDict[bytes, tuple[xgboost.Forest | FpgaError, int]] = OrderedDict()
 
     def prepare(self, arguments: Arguments) -> Callable[[], None] | None:
         """Read the model, if it is a new one."""
@@ -73,13 +74,13 @@ class Predict:
                 xgboost.pack(found)
             except FpgaError as error:
                 found = type(error)(error.message, hint=error.hint)  # without what the traceback holds
-            self._models[segment.digest] = found
-            while len(self._models) > MODELS:
+            self._models[segment.digest] = found, len(data)
+            while len(self._models) > MODELS or sum(nbytes for _, nbytes in self._models.values()) > KEPT:
                 self._models.popitem(last=False)
 
     def _forest(self, arguments: Arguments) -> tuple[bytes, xgboost.Forest]:
         segment = self._segment(arguments)
-        found = self._models.get(segment.digest)
+        found, _ = self._models.get(segment.digest, (None, 0))
         if isinstance(found, FpgaError):
             raise type(found)(found.message, hint=found.hint)
         if found is None:
