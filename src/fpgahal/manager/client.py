@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import threading
@@ -11,7 +10,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Generator
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +20,10 @@ from fpgahal.manager import wire
 from fpgahal.manager.arena import Arena, Segment, content, shared
 from fpgahal.manager.errors import ManagerError, WaitTimeoutError, check
 from fpgahal.manager.link import Call, Link
-from fpgahal.manager.watch import Watch
 from fpgahal.manager.wire import Describe, Done, Ref, Report, Spec, Specs, Status, Submit, Value
+
+if TYPE_CHECKING:
+    from fpgahal.manager.watch import Watch
 
 SOCKET = "FPGAHAL_MANAGER"  #: names the manager's socket
 _DESCRIBED = 256  # answers to Describe that are remembered
@@ -161,9 +162,11 @@ class Request:
         return self._finished().__await__()
 
     async def _finished(self) -> Any:
+        from asyncio import CancelledError  # 20 ms that only those who await need to pay
+
         try:
-            await self._client._watch.wait(self._call)
-        except asyncio.CancelledError:
+            await self._client._watching().wait(self._call)
+        except CancelledError:
             self.cancel()
             raise
         return self.result(0)
@@ -178,7 +181,7 @@ class Client:
 
     def __init__(self, path: str | os.PathLike[str], patience: float) -> None:
         self._link = Link(path, patience)
-        self._watch = Watch(self._link)
+        self._watch: Watch | None = None
         self._guard = threading.RLock()
         self._arena = Arena(self._link.register, self._link.release)
         self._described: OrderedDict[Any, tuple[Spec, ...]] = OrderedDict()
@@ -336,6 +339,14 @@ class Client:
                 self._described.popitem(last=False)
             found = self._described[key] = answer.outputs
         return found
+
+    def _watching(self) -> Watch:
+        from fpgahal.manager.watch import Watch
+
+        with self._guard:
+            if self._watch is None:
+                self._watch = Watch(self._link)
+            return self._watch
 
     def status(self) -> dict[str, Any]:
         """What the manager does now: boards, users, connections."""
