@@ -240,8 +240,9 @@ def test_a_board_that_cannot_be_programmed(tmp_path: Path, fault: str) -> None:
         assert all(right(m.submit("vadd", a=ONES, b=ONES)) for _ in range(10))
 
 
-def test_no_result_is_lost_or_doubled_while_things_go_wrong(tmp_path: Path) -> None:
-    """Some seconds of clients that come, go, and are killed, and of boards with faults."""
+@pytest.mark.parametrize("restarts", [False, True])
+def test_no_result_is_lost_or_wrong_while_things_go_wrong(tmp_path: Path, restarts: bool) -> None:
+    """Some seconds of clients that come and go, of boards with faults, and of managers that are killed."""
     with running(tmp_path, "pac-a10:2,u250", "--timeout", "0.2") as daemon, daemon.connect() as watcher:
         stop = time.monotonic() + 6
         counts = {"good": 0, "failed": 0}
@@ -255,12 +256,14 @@ def test_no_result_is_lost_or_doubled_while_things_go_wrong(tmp_path: Path) -> N
                         for _ in range(20):
                             n = int(source.integers(1, 3000))
                             a = source.integers(0, 1 << 31, n).astype(np.uint32)
-                            requests = [(k, m.submit("vadd", a=a, b=np.full(n, k, np.uint32))) for k in range(4)]
+                            requests = [
+                                (k, m.submit("vadd", a=a, b=np.full(n, k, np.uint32), once=k == 3)) for k in range(4)
+                            ]
                             for k, one in requests:
                                 try:
                                     assert np.array_equal(one.result(30), a + np.uint32(k))
                                     counts["good"] += 1
-                                except fpgahal.RunError:
+                                except (fpgahal.RunError, fpgahal.DeviceLostError):
                                     counts["failed"] += 1
             except BaseException as error:
                 trouble.append(error)
@@ -275,6 +278,9 @@ def test_no_result_is_lost_or_doubled_while_things_go_wrong(tmp_path: Path) -> N
             daemon.rack.fault(board, kind, count=-1 if kind == "vanish" else 1)
             time.sleep(0.3)
             daemon.rack.clear(board)
+            if restarts and source.integers(4) == 0:
+                daemon.kill()
+                daemon.start()
         for thread in threads:
             thread.join(40)
             assert not thread.is_alive()
