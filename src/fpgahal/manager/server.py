@@ -7,14 +7,12 @@ client gets more of it than others, and what came together can run together.
 
 from __future__ import annotations
 
-import array
 import json
 import logging
 import os
 import resource
 import select
 import socket
-import stat
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
@@ -24,11 +22,12 @@ from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
-from fpgahal import DeviceBusyError, DeviceInfo, FpgaError
+from fpgahal import DeviceInfo, FpgaError
 from fpgahal.manager import wire
 from fpgahal.manager.accelerators import Accelerator
 from fpgahal.manager.board import clock
 from fpgahal.manager.connection import Account, Connection, Known, Peer, QuotaError
+from fpgahal.manager.listener import files_of, listen
 from fpgahal.manager.node import NEVER, REPORTED, Node, Pending, failure
 from fpgahal.manager.policy import Policy
 from fpgahal.manager.scheduler import Refusal, Refused, Request, Settings, Share
@@ -36,7 +35,9 @@ from fpgahal.manager.wire import Code, Failed, Frame, ProtocolError
 
 _FRAMES = 32  # of one client, before others are looked at
 _LONGEST = 3600.0  # seconds that epoll waits: a deadline may be beyond what it takes
-_ACCEPT = 16  # new clients, likewise
+_ACCEPTS = 500.0  # new clients a second; who connects faster waits, because those that are there should not
+_AT_FIRST = 64.0  # new clients that may come at once
+_PAUSE = 0.02  # seconds between two looks at who waits
 _PREPARING = 64  # requests of one client that may be prepared at a time
 _READ = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 _CUT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
@@ -105,7 +106,12 @@ class Server:
         self._buffer = bytearray(wire.MAX_FRAME + 1)
         self._poked = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
-        self._listener = _listen(self.path, mode)
+        self._welcome = _AT_FIRST  # new clients that may come now
+        self._welcome_at = clock()
+        self._pause = NEVER  # when to look at new clients again
+        self._complained = -NEVER
+        self._complaints = 0
+        self._listener = listen(self.path, mode)
         self.node = Node(devices, catalogue, self._share, self._poke, settings, self.limits.timeout)
 
     def _share(self, user: Hashable) -> Share:
@@ -157,6 +163,11 @@ class Server:
 
     def _turn(self) -> None:
         wake = self.node.wake
+        if self._pause != NEVER:
+            wake = min(wake, self._pause)
+            if clock() >= self._pause:
+                self._pause = NEVER
+                self._epoll.modify(self._listener, select.EPOLLIN)
         timeout = None if wake == NEVER else min(max(0.0, wake - clock()), _LONGEST)
         events = self._epoll.poll(0)
         frames = _FRAMES
@@ -191,31 +202,38 @@ class Server:
     # --- connections --------------------------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        for _ in range(_ACCEPT):
-            try:
-                sock, _address = self._listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:  # it went away meanwhile, or there are no file descriptors left
-                _LOG.warning("accept failed", extra={"error": str(error)})
-                return
-            peer = Peer.of(sock)
-            account = self._accounts.get(peer.uid)
-            grant = peer.grant(self.policy)
-            if account is None:
-                account = self._accounts[peer.uid] = Account(grant, grant.share)
-            account.grant, account.share = grant, grant.share
-            if account.connections >= grant.connections or len(self._connections) >= self._most_connections:
-                self._refuse(sock)
-                continue
-            self._numbers += 1
-            number = self._numbers
-            connection = Connection(sock, number, peer, account, partial(self._behind, number))
-            self._connections[number] = self._by_fd[sock.fileno()] = connection
-            self._epoll.register(sock, select.EPOLLIN)
-            if connection.death is not None:
-                self._by_fd[connection.death] = connection
-                self._epoll.register(connection.death, select.EPOLLIN)
+        now = clock()
+        self._welcome = min(_AT_FIRST, self._welcome + (now - self._welcome_at) * _ACCEPTS)
+        self._welcome_at = now
+        if self._welcome < 1:
+            self._pause = now + _PAUSE
+            self._epoll.modify(self._listener, 0)
+            return
+        self._welcome -= 1
+        try:
+            sock, _address = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:  # it went away meanwhile, or there are no file descriptors left
+            self._complain("accept failed", error=str(error))
+            return
+        peer = Peer.of(sock)
+        account = self._accounts.get(peer.uid)
+        grant = peer.grant(self.policy)
+        if account is None:
+            account = self._accounts[peer.uid] = Account(grant, grant.share)
+        account.grant, account.share = grant, grant.share
+        if account.connections >= grant.connections or len(self._connections) >= self._most_connections:
+            self._refuse(sock)
+            return
+        self._numbers += 1
+        number = self._numbers
+        connection = Connection(sock, number, peer, account, partial(self._behind, number))
+        self._connections[number] = self._by_fd[sock.fileno()] = connection
+        self._epoll.register(sock, select.EPOLLIN)
+        if connection.death is not None:
+            self._by_fd[connection.death] = connection
+            self._epoll.register(connection.death, select.EPOLLIN)
 
     def _refuse(self, sock: socket.socket) -> None:
         refusal = Failed(Code.QUOTA, "This user, or the manager, has too many connections.")
@@ -232,10 +250,19 @@ class Server:
                 del self._by_fd[fd]
         self.node.drop(connection.number)
         connection.close()
+        if not connection.greeted:  # it was no client
+            return
         _LOG.info(
             "client gone",
             extra={"client": connection.number, "pid": connection.peer.pid, "uid": connection.peer.uid, "why": why},
         )
+
+    def _complain(self, message: str, **extra: object) -> None:
+        """Log what a client does wrong, once a second: nobody keeps the manager busy with writing logs."""
+        self._complaints += 1
+        if clock() - self._complained >= 1:
+            _LOG.warning(message, extra=extra | {"times": self._complaints})
+            self._complained, self._complaints = clock(), 0
 
     def _behind(self, number: int) -> None:
         """A client does not read its answers: its requests are not read either, until it does."""
@@ -265,13 +292,13 @@ class Server:
             if not size and not control:
                 self._drop(connection, "it closed the connection")
                 return
-            fds = _files(control) if control else []
+            fds = files_of(control) if control else []
             try:
                 if flags & _CUT:
                     raise ProtocolError("A packet that is too long, or brings too many files.")
                 self._take(connection, bytes(memoryview(buffer)[:size]), fds)
             except ProtocolError as error:
-                _LOG.warning("protocol error", extra={"client": connection.number, "error": str(error)})
+                self._complain("protocol error", client=connection.number, uid=connection.peer.uid, error=str(error))
                 connection.reply((0, failure(error, Code.PROTOCOL)))
                 self._drop(connection, "protocol error")
                 return
@@ -453,42 +480,6 @@ class Server:
         while (work := self._slow.get()) is not None:
             work()
             del work  # while this thread waits for the next, it holds nobody's memory
-
-
-def _files(control: list[tuple[int, int, bytes]]) -> list[int]:
-    """File descriptors that came with a packet."""
-    fds = array.array("i")
-    for level, kind, data in control:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return list(fds)
-
-
-def _listen(path: Path, mode: int) -> socket.socket:
-    """Make the socket; one that nobody serves any more is replaced."""
-    if path.exists():
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            raise DeviceBusyError(f"{path} is there, and no socket.", hint="Name another path for the socket.")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink()
-            else:
-                raise DeviceBusyError(f"Another manager serves {path}.", hint="Stop it, or name another path.")
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        mask = os.umask(0o777)  # nobody gets in before the mode is set
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(mask)
-        os.chmod(path, mode)
-        listener.listen(512)
-    except OSError as error:
-        listener.close()
-        raise FpgaError(f"{path}: can't listen there: {error.strerror}.", hint="Is there such a folder?") from error
-    return listener
 
 
 __all__ = ["Limits", "Server"]
