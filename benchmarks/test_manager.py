@@ -18,7 +18,7 @@ from conftest import Book
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "manager"))
 
-from daemon import Daemon, model, running, until
+from manager_daemon import Daemon, model, running, until
 
 import fpgahal
 from fpgahal.kernels import xgboost

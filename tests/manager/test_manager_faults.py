@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from daemon import Daemon, running, until
+from manager_daemon import Daemon, running, until
 
 import fpgahal
 from fpgahal import manager

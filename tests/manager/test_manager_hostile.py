@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from daemon import Daemon, model, running, until
+from manager_daemon import Daemon, model, running, until
 
 from fpgahal import manager
 from fpgahal.manager import wire

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from daemon import running
+from manager_daemon import running
 
 import fpgahal
 from fpgahal.manager.policy import Grant, Policy
