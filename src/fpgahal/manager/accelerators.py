@@ -269,6 +269,10 @@ class OpenedPlain:
             buffer.close()
 
 
+#: Kernels that work on each element by itself, and the argument that counts elements.
+_AXES = {"vadd": "n"}
+
+
 def catalogue() -> dict[str, Accelerator]:
     """What a manager offers: the kernels of installed packages whose contract says enough, and XGBoost."""
     from fpgahal.manager.xgboost import Predict
@@ -281,7 +285,7 @@ def catalogue() -> dict[str, Accelerator]:
             if arrays and all(
                 arg.shape and np.dtype(arg.dtype.replace("void", "uint8")) in DTYPE_NUMBERS for arg in arrays
             ):
-                found[contract.name] = Plain(contract, "n" if contract.name == "vadd" else None)
+                found[contract.name] = Plain(contract, _AXES.get(contract.name))
     predict = Predict()
     return found | {predict.name: predict}
 
