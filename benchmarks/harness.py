@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import gc
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping
 from itertools import repeat
 from typing import Any
+
+import numpy as np
 
 UNROLL = 10
 
@@ -52,3 +55,25 @@ def interleave(
     finally:
         gc.enable()
     return {name: sorted(values)[int(len(values) * quantile)] for name, values in samples.items()}
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Seconds that a call takes."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def cores() -> float:
+    """How many of two cores are free now: how much faster two threads do twice the work of one."""
+    data = np.random.default_rng(2).normal(size=1 << 20)
+    alone = seconds(lambda: np.sort(data))
+    threads = [threading.Thread(target=np.sort, args=(data,)) for _ in range(2)]
+
+    def both() -> None:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return 2 * alone / seconds(both)

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from harness import interleave, loop
+from harness import cores, interleave, loop, seconds
 
 import fpgahal
 from fpgahal import emu
@@ -37,8 +38,8 @@ def test_predict_many(rows: int, contenders, book) -> None:
     name = f"predict {rows:,} flights, 100 trees of depth 6"
     goal = 5 if rows == 100_000 else None
     book.enter(name, times["fpgahal"], times[XGBOOST], XGBOOST, at_least=goal)
-    seconds, peer = best(times)
-    book.enter(name, times["fpgahal"], seconds, f"the best other: {peer}", at_least=2.5 if rows == 100_000 else None)
+    theirs, peer = best(times)
+    book.enter(name, times["fpgahal"], theirs, f"the best other: {peer}", at_least=2.5 if rows == 100_000 else None)
 
 
 def test_predict_one(contenders, book) -> None:
@@ -46,22 +47,29 @@ def test_predict_one(contenders, book) -> None:
     one = np.ascontiguousarray(x[:1])
     times = interleave({name: loop("f(x)", f=f, x=one) for name, f in engines.items()}, slices=11)
     book.limit("predict one flight", times["fpgahal"], 15e-6)
-    seconds, peer = best(times)
-    book.enter("predict one flight", times["fpgahal"], seconds, f"the best other: {peer}", at_least=1)
+    theirs, peer = best(times)
+    book.enter("predict one flight", times["fpgahal"], theirs, f"the best other: {peer}", at_least=1)
     book.enter("predict one flight", times["fpgahal"], times[XGBOOST], XGBOOST, at_least=5)
 
 
 def test_two_boards(contenders, book) -> None:
-    """As much again, where two cores are free; noted without a goal, for here they seldom are."""
+    """As much again; the goal counts where two cores are free meanwhile."""
     _, x = contenders
     booster, _ = bench.model(65_000, 100, 6)
     large = np.ascontiguousarray(x[:200_000])
-    with emu.rack("u250:2"):
-        devices = [fpgahal.open(info) for info in fpgahal.devices()]
-        try:
-            with xgboost.load(devices[0], booster) as one, xgboost.load(devices, booster) as both:
-                times = bench.in_turns({"fpgahal": both.predict, "one": one.predict}, large, 2.0)
-        finally:
-            for dev in devices:
-                dev.close()
-    book.enter("predict 200,000 flights on two boards", times["fpgahal"], times["one"], "one board")
+    alone, ratios, free = [], [], []
+    with (
+        emu.rack("u250:2"),
+        fpgahal.open_all() as devices,
+        xgboost.load(devices[0], booster) as one,
+        xgboost.load(devices, booster) as both,
+    ):
+        both.predict(large)
+        for _ in range(41):
+            free.append(cores())
+            alone.append(seconds(lambda: one.predict(large)))
+            ratios.append(alone[-1] / seconds(lambda: both.predict(large)))
+    ratio, one_board, cores_free = (statistics.median(values) for values in (ratios, alone, free))
+    print(f"two boards: {ratio:.2f}x one; cores that were free: {cores_free:.2f}")
+    goal = 1.8 if cores_free >= 1.8 else None
+    book.enter("predict 200,000 flights on two boards", one_board / ratio, one_board, "one board", at_least=goal)

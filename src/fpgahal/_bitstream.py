@@ -153,13 +153,18 @@ class Bitstream:
         Raises
         ------
         IncompatibleBitstreamError
-            Wrong vendor stack, interface id or feature ROM time stamp; the message names both sides.
+            Wrong vendor stack, interface id or feature ROM time stamp, or made for emulated boards; the message
+            names both sides.
         """
         slot = f"slot {info.address}"
         if (self.kind == "xclbin") != (info.driver == "xrt"):
             raise self._incompatible(
                 f"is {self._article()}, {slot} is driven by {info.driver or 'no known driver'}",
                 "OPAE boards take .gbs files, XRT boards take .xclbin files.",
+            )
+        if self.emulated and not info.emulated:
+            raise self._incompatible(
+                f"is for EMULATED boards only, {slot} is a real one", "Ask the AFU's vendor for its image."
             )
         if self.metadata.get("mode") in _EMULATION_MODES:
             raise self._incompatible(

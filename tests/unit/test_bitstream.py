@@ -241,7 +241,9 @@ def test_gbs_of_the_catalogue(name: str) -> None:
     assert found.emulated
     assert (found.afu_id, found.interface_id) == (accelerators()[name].afu_id, INTERFACE)
     assert found.platform == "pac-a10"
-    found.check_compatible(OPAE_SLOT)
+    found.check_compatible(replace(OPAE_SLOT, emulated=True))
+    with pytest.raises(IncompatibleBitstreamError, match=r"EMULATED boards only, slot .* is a real one"):
+        found.check_compatible(OPAE_SLOT)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +256,9 @@ def test_xclbin_of_the_catalogue(name: str, kernels: list[str]) -> None:
     assert found.data == build_image(name, Board())
     for arg in (arg for kernel in found.kernels for arg in kernel.args):
         assert arg.banks == ((0, 1, 2, 3) if arg.kind is ArgKind.BUFFER else ())
-    found.check_compatible(XRT_SLOT)
+    found.check_compatible(replace(XRT_SLOT, emulated=True))
+    with pytest.raises(IncompatibleBitstreamError, match="EMULATED boards only"):
+        found.check_compatible(XRT_SLOT)
 
 
 def test_offsets_of_the_catalogue() -> None:
