@@ -8,6 +8,7 @@ runs several that fit together (:meth:`Opened.run`) on a board that has its imag
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import math
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from fpgahal import ArgumentError, ArgumentRangeError, Buffer, Device, Kernel, K
 from fpgahal import Array as ArrayArgument
 from fpgahal.manager.memory import Array
 from fpgahal.manager.wire import DTYPE_NUMBERS, Spec
+
+_LOG = logging.getLogger(__name__)
 
 Argument = int | float | str | Array
 Arguments = Mapping[str, Argument]
@@ -279,7 +282,11 @@ def catalogue() -> dict[str, Accelerator]:
 
     found: dict[str, Accelerator] = {}
     for point in importlib.metadata.entry_points(group="fpgahal.accelerators"):
-        contract = point.load()
+        try:
+            contract = point.load()
+        except Exception as error:  # somebody's package is broken: the others' kernels are not
+            _LOG.warning("accelerator does not load", extra={"accelerator": point.value, "error": str(error)})
+            continue
         if isinstance(contract, KernelContract):
             arrays = [arg for arg in contract.args if isinstance(arg, ArrayArgument)]
             if arrays and all(
