@@ -241,6 +241,7 @@ def sanitize(session: nox.Session) -> None:
             session.warn("libxrt-dev is missing (scripts/install-debian): no driver under the real libxrt")
         # 3. fuzzing: the Python parsers, and the C parser of the emulated board
         session.run("python", "tests/fuzz/fuzz_bitstream.py", "--seconds", seconds)
+        session.run("python", "tests/fuzz/fuzz_manager.py", "--seconds", seconds)
         if shutil.which("clang"):
             fuzzer = build / "fuzz_xclbin"
             sources = sorted(str(path) for path in (ROOT / "native/emu").glob("x[cm]l*.c"))

@@ -66,7 +66,7 @@ from fpgahal._types import (
 )
 
 if TYPE_CHECKING:
-    from fpgahal import emu, kernels
+    from fpgahal import emu, kernels, manager
     from fpgahal._buffer import Buffer
     from fpgahal._kernel import Kernel, Run
     from fpgahal._store import ImageStore, StoredImage, StoreProblem
@@ -134,6 +134,7 @@ __all__ = [
     "find",
     "kernel_drivers",
     "kernels",
+    "manager",
     "open",
     "open_all",
 ]
@@ -154,7 +155,7 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     import importlib
 
-    if name in ("emu", "kernels"):
+    if name in ("emu", "kernels", "manager"):
         return importlib.import_module(f"fpgahal.{name}")
     if name in _LAZY:
         value = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)

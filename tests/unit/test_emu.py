@@ -18,6 +18,7 @@ import pytest
 
 from fpgahal import _sysfs, emu
 from fpgahal._errors import AccessError, ClosedError, DeviceNotFoundError
+from fpgahal.emu import _tree as tree
 from fpgahal.emu._spec import place
 
 ALL = ("pac-a10", "d5005", "n3000", "u200", "u250", "u280", "aws-f1", "aws-f2")
@@ -267,6 +268,20 @@ def test_reprogramming_in_progress_is_seen() -> None:
 
 
 # ---- faults ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["pac-a10", "u250"])
+def test_come_back_while_another_process_hides_the_id(name: str) -> None:
+    """Who opens a vanished board puts a link to itself there, at any time."""
+    with emu.rack(name) as rack:
+        shown = rack.devices()[0].afu_id
+        rack.fault(0, "vanish")
+        (one,) = rack._boards
+        path = Path(rack.dir, tree.identity(one))
+        path.parent.mkdir(parents=True)
+        path.symlink_to(path.name)
+        rack.clear(0)
+        assert rack.devices()[0].afu_id == shown
 
 
 @pytest.mark.parametrize("name", ALL)

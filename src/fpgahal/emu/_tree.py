@@ -8,6 +8,7 @@ part of the files only; the rest is there because other programs that read sysfs
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Iterable
@@ -119,7 +120,14 @@ class _Writer:
         if folder not in made:
             os.makedirs(folder, exist_ok=True)
             made.add(folder)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)  # a counter is mapped: never shorten it
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC  # a counter is mapped: never shorten it
+        try:
+            fd = os.open(path, flags, 0o644)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            _unlink(path)  # a link to itself: another process has seen that the board answers to nothing
+            fd = os.open(path, flags, 0o644)
         try:
             os.ftruncate(fd, os.write(fd, content.encode() + b"\n") if content else 0)
         finally:

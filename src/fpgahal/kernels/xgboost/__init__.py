@@ -15,7 +15,9 @@ from fpgahal.kernels.xgboost._contract import NODE, PREDICT, TREE
 from fpgahal.kernels.xgboost._errors import ModelError
 from fpgahal.kernels.xgboost._forest import Forest, read
 from fpgahal.kernels.xgboost._model import Model, load
+from fpgahal.kernels.xgboost._numbers import ARGMAX, IDENTITY
 from fpgahal.kernels.xgboost._pack import Packed, pack
+from fpgahal.kernels.xgboost._rows import Rows
 from fpgahal.kernels.xgboost._train import train
 from fpgahal.kernels.xgboost._train_contracts import EXACT, INACCEL_EXACT
 
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from fpgahal.kernels.xgboost._sklearn import Classifier, Regressor
 
 __all__ = [
+    "ARGMAX",
     "EXACT",
+    "IDENTITY",
     "INACCEL_EXACT",
     "NODE",
     "PREDICT",
@@ -34,6 +38,7 @@ __all__ = [
     "ModelError",
     "Packed",
     "Regressor",
+    "Rows",
     "load",
     "pack",
     "read",

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accelerator: what the manager can run for its clients.  A new kind is a class like these, and a line in `catalogue`.
+
+An accelerator checks a request before it waits (:meth:`Accelerator.job`), so that a request that waits will fit; and
+runs several that fit together (:meth:`Opened.run`) on a board that has its image.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import math
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from fpgahal import ArgumentError, ArgumentRangeError, Buffer, Device, Kernel, KernelContract, Run, Scalar
+from fpgahal import Array as ArrayArgument
+from fpgahal.manager.memory import Array
+from fpgahal.manager.wire import DTYPE_NUMBERS, Spec
+
+_LOG = logging.getLogger(__name__)
+
+Argument = int | float | str | Array
+Arguments = Mapping[str, Argument]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A request that was checked.
+
+    Attributes
+    ----------
+    size : int
+        How much it is, in what it takes time for: rows, elements.
+    batch : hashable or None
+        Jobs with the same one may run together.
+    most : int
+        The sum of sizes of those that do.
+    resident : hashable
+        Which Opened it needs.
+    detail : object
+        The accelerator's.
+    """
+
+    size: int
+    batch: Hashable
+    most: int
+    resident: Hashable
+    detail: Any
+
+
+class Opened(Protocol):
+    """An accelerator on a board that has its image, with what it keeps there."""
+
+    def run(self, jobs: Sequence[Job], user: Hashable) -> Generator[Run]:
+        """Do the jobs, all for one batch.  Yields each run that was started; goes on when it has ended."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+class Accelerator(Protocol):
+    """Something that clients can ask for by name."""
+
+    @property
+    def name(self) -> str:
+        """What clients call it."""
+
+    @property
+    def contract(self) -> KernelContract:
+        """The kernel that a board's image must have."""
+
+    def prepare(self, arguments: Arguments) -> Callable[[], None] | None:
+        """What takes longer, and is to be called before the rest, in a thread of its own; None: nothing."""
+
+    def outputs(self, arguments: Arguments) -> tuple[Spec, ...]:
+        """Describe the outputs, whether they are among the arguments or not."""
+
+    def job(self, arguments: Arguments) -> Job:
+        """Check a request.
+
+        Raises
+        ------
+        ArgumentError, ArgumentRangeError
+        """
+
+    def open(self, dev: Device, job: Job) -> Opened:
+        """Get ready for a job, and others with the same `resident`."""
+
+
+# --- a kernel as its contract says ------------------------------------------------------------------------------------
+
+
+class Plain:
+    """A kernel whose contract says how large each of its arrays is.
+
+    Parameters
+    ----------
+    contract : KernelContract
+    axis : str, optional
+        An integer argument that is the first extent of every array: requests that are the same otherwise may be put
+        one after the other, because each element is worked on by itself.
+    most : int
+        Elements along the axis that are put together.
+    """
+
+    def __init__(self, contract: KernelContract, axis: str | None = None, most: int = 1 << 16) -> None:
+        self.name = contract.name
+        self.contract = contract
+        self.axis = axis
+        self.most = most
+        self._arrays = [arg for arg in contract.args if isinstance(arg, ArrayArgument)]
+        self._scalars = [arg for arg in contract.args if isinstance(arg, Scalar)]
+        if not all(arg.shape for arg in self._arrays):
+            raise ArgumentRangeError(f"Contract {contract.name} does not say how large its arrays are.")
+        if axis is not None and not all(arg.shape[0] == axis and axis not in arg.shape[1:] for arg in self._arrays):
+            raise ArgumentRangeError(f"Contract {contract.name} has an array without {axis} as its first extent.")
+
+    def prepare(self, arguments: Arguments) -> Callable[[], None] | None:
+        """Nothing takes long."""
+        return None
+
+    def _numbers(self, arguments: Arguments) -> dict[str, int | float]:
+        """All scalars; those that the arrays' shapes tell may be left out."""
+        numbers: dict[str, int | float] = {}
+        for scalar in self._scalars:
+            value = arguments.get(scalar.name)
+            if value is None:
+                value = self._told(scalar.name, arguments)
+            if not isinstance(value, int if scalar.dtype[0] in "iu" else int | float):
+                raise ArgumentError(f"{self.name}: {scalar.name} is to be a number of type {scalar.dtype}.")
+            if scalar.dtype[0] in "iu":
+                limits = np.iinfo(scalar.dtype)
+                if not limits.min <= value <= limits.max:
+                    raise ArgumentRangeError(f"{self.name}: {scalar.name} = {value} does not fit {scalar.dtype}.")
+            numbers[scalar.name] = value
+        return numbers
+
+    def _told(self, name: str, arguments: Arguments) -> int | None:
+        for arg in self._arrays:
+            value = arguments.get(arg.name)
+            if isinstance(value, Array) and name in arg.shape:
+                if arg.dtype == "void" and arg.shape == (name,):
+                    return value.nbytes
+                if len(value.shape) == len(arg.shape):
+                    return value.shape[arg.shape.index(name)]
+        return None
+
+    def _shape(self, arg: ArrayArgument, numbers: Mapping[str, int | float]) -> tuple[int, ...]:
+        shape = tuple(int(numbers[extent]) if isinstance(extent, str) else extent for extent in arg.shape)
+        if min(shape) < 0:
+            raise ArgumentRangeError(f"{self.name}: {arg.name} would have the shape {shape}.")
+        return shape
+
+    def outputs(self, arguments: Arguments) -> tuple[Spec, ...]:
+        """Describe the outputs, whether they are among the arguments or not."""
+        numbers = self._numbers(arguments)
+        return tuple(
+            Spec(arg.name, np.dtype(arg.dtype.replace("void", "uint8")), self._shape(arg, numbers))
+            for arg in self._arrays
+            if arg.access == "w"
+        )
+
+    def job(self, arguments: Arguments) -> Job:
+        """Check a request."""
+        known = {arg.name for arg in self.contract.args}
+        for name in arguments.keys() - known:
+            raise ArgumentError(f"{self.name} has no argument {name!r}; it has {', '.join(sorted(known))}.")
+        numbers = self._numbers(arguments)
+        arrays = []
+        for arg in self._arrays:
+            value = arguments.get(arg.name)
+            if not isinstance(value, Array):
+                raise ArgumentError(f"{self.name}: {arg.name} is to be an array of {arg.dtype}.")
+            if arg.dtype not in ("void", value.dtype.name):
+                raise ArgumentError(f"{self.name}: {arg.name} is an array of {value.dtype}, expected {arg.dtype}.")
+            shape = self._shape(arg, numbers)
+            needed = math.prod(shape) * (1 if arg.dtype == "void" else value.dtype.itemsize)
+            if value.nbytes < needed:
+                raise ArgumentRangeError(
+                    f"{self.name}: {arg.name} has the shape {value.shape}, expected {shape}: {needed} bytes."
+                )
+            if "w" in arg.access and value.segment.constant:
+                raise ArgumentRangeError(f"{self.name}: {arg.name} is written, but its buffer is constant.")
+            arrays.append(value.bytes[:needed])
+        rest = tuple(value for name, value in numbers.items() if name != self.axis)
+        size = int(numbers[self.axis]) if self.axis else max(1, sum(array.nbytes for array in arrays) // 4)
+        batch = (self.name, rest) if self.axis else None
+        return Job(size, batch, self.most, self.name, (arrays, numbers))
+
+    def open(self, dev: Device, job: Job) -> Opened:
+        """Open the kernel."""
+        return OpenedPlain(dev, self)
+
+
+class OpenedPlain:
+    """A kernel, and a buffer for each of its arrays that grows as needed."""
+
+    def __init__(self, dev: Device, accelerator: Plain) -> None:
+        self._dev = dev
+        self._axis = accelerator.axis
+        args = accelerator.contract.args
+        self._names = [arg.name for arg in args]
+        self._arrays = [(index, arg.access) for index, arg in enumerate(args) if isinstance(arg, ArrayArgument)]
+        self._kernel: Kernel = dev.kernel(accelerator.contract)
+        self._banks = [arg.banks[0] if arg.banks else None for arg in self._kernel.info.args]
+        self._buffers: dict[int, tuple[Buffer, Any]] = {}
+        self._user: Hashable = None
+
+    def run(self, jobs: Sequence[Job], user: Hashable) -> Generator[Run]:
+        """Copy in, run, copy out: each job's piece at its place."""
+        if user != self._user:
+            self._scrub()
+            self._user = user
+        arrays, numbers = jobs[0].detail
+        if len(jobs) > 1:
+            arrays = zip(*(job.detail[0] for job in jobs), strict=True)
+            numbers = numbers | {self._axis: sum(job.detail[1][self._axis] for job in jobs)}
+        else:
+            arrays = [(array,) for array in arrays]
+        values: list[Any] = [numbers.get(name) for name in self._names]
+        outputs = []
+        for (index, access), pieces in zip(self._arrays, arrays, strict=True):
+            total = 0
+            for piece in pieces:
+                total += piece.nbytes
+            buffer, view = self._room(index, total)
+            values[index] = buffer
+            if access != "w":
+                at = 0
+                for piece in pieces:
+                    view[at : at + piece.nbytes] = piece
+                    at += piece.nbytes
+                buffer.sync_to_device(0, total)
+            if access != "r":
+                outputs.append((buffer, view, pieces, total))
+        yield self._kernel.start(*values)
+        for buffer, view, pieces, total in outputs:
+            buffer.sync_from_device(0, total)
+            at = 0
+            for piece in pieces:
+                piece[:] = view[at : at + piece.nbytes]
+                at += piece.nbytes
+
+    def _room(self, index: int, nbytes: int) -> tuple[Buffer, Any]:
+        found = self._buffers.get(index)
+        if found is None or found[0].nbytes < nbytes:
+            if found is not None:
+                del self._buffers[index]
+                buffer = found[0]
+                del found
+                buffer.close()
+            buffer = self._dev.allocate(max(4096, 1 << (nbytes - 1).bit_length()), bank=self._banks[index])
+            found = self._buffers[index] = buffer, np.asarray(buffer)
+        return found
+
+    def _scrub(self) -> None:
+        """Nothing of what one user had on the board is left for another."""
+        for buffer, view in self._buffers.values():
+            view[:] = 0
+            buffer.sync_to_device()
+
+    def close(self) -> None:
+        """Give the kernel and the memory back."""
+        buffers = [buffer for buffer, _view in self._buffers.values()]
+        self._buffers.clear()  # the views, too, which would keep the device open
+        self._kernel.close()
+        for buffer in buffers:
+            buffer.close()
+
+
+#: Kernels that work on each element by itself, and the argument that counts elements.
+_AXES = {"vadd": "n"}
+
+
+def catalogue() -> dict[str, Accelerator]:
+    """What a manager offers: the kernels of installed packages whose contract says enough, and XGBoost."""
+    from fpgahal.manager.xgboost import Predict
+
+    found: dict[str, Accelerator] = {}
+    for point in importlib.metadata.entry_points(group="fpgahal.accelerators"):
+        try:
+            contract = point.load()
+        except Exception as error:  # somebody's package is broken: the others' kernels are not
+            _LOG.warning("accelerator does not load", extra={"accelerator": point.value, "error": str(error)})
+            continue
+        if isinstance(contract, KernelContract):
+            arrays = [arg for arg in contract.args if isinstance(arg, ArrayArgument)]
+            if arrays and all(
+                arg.shape and np.dtype(arg.dtype.replace("void", "uint8")) in DTYPE_NUMBERS for arg in arrays
+            ):
+                found[contract.name] = Plain(contract, _AXES.get(contract.name))
+    predict = Predict()
+    return found | {predict.name: predict}
+
+
+__all__ = ["Accelerator", "Argument", "Arguments", "Job", "Opened", "Plain", "catalogue"]

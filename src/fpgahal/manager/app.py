@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``fpgahal-manager``: own the boards of this node, and run what clients ask for, until SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import fpgahal
+from fpgahal import DeviceNotFoundError
+from fpgahal.cli.app import OK, Parser, common_options, run
+from fpgahal.cli.output import Output
+from fpgahal.k8s.logs import log_json
+from fpgahal.manager.accelerators import catalogue
+from fpgahal.manager.client import default_socket
+from fpgahal.manager.policy import Policy
+from fpgahal.manager.server import Limits, Server
+
+_SWITCH = 0.0005  # seconds: threads of boards leave the interpreter to the one that reads from clients, sooner
+
+EPILOG = """\
+Clients connect with fpgahal.manager.connect().  Who may connect is the socket's owner and group (--mode); what they may
+use then is the policy's business.  Logs are JSON lines on standard error."""
+
+
+def build_parser() -> Parser:
+    """Declare the options."""
+    parser = Parser(
+        prog="fpgahal-manager",
+        parents=[common_options()],
+        description="Run the requests of many programs on the boards of this node.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"fpgahal {fpgahal.__version__}")
+    parser.add_argument("boards", nargs="*", metavar="BOARD", help="addresses of the boards to own (default: all)")
+    parser.add_argument(
+        "--socket", type=Path, metavar="PATH", help="default: $FPGAHAL_MANAGER, else /run/fpgahal/manager.sock"
+    )
+    parser.add_argument("--mode", type=_mode, default=0o660, metavar="MODE", help="of the socket (default 660)")
+    parser.add_argument("--policy", type=Path, metavar="FILE", help="who may use what (TOML)")
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=10.0,
+        metavar="S",
+        help="that a run may take at most (default 10)",
+    )
+    parser.set_defaults(run=serve)
+    return parser
+
+
+def serve(args: argparse.Namespace, out: Output) -> int:
+    """Run the manager."""
+    policy = Policy.load(args.policy) if args.policy is not None else Policy()
+    devices = [fpgahal.find(name) for name in args.boards] or fpgahal.devices()
+    if not devices:
+        raise DeviceNotFoundError(
+            "There is no board to manage.", hint="`fpgahal doctor` says what is missing; --emulate makes some."
+        )
+    path = args.socket if args.socket is not None else Path(default_socket())
+    log_json()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # each buffer of a client takes one
+    sys.setswitchinterval(_SWITCH)
+    server = Server(path, devices, catalogue(), policy, mode=args.mode, limits=Limits(timeout=args.timeout))
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        server.stop()
+
+    def ready() -> None:
+        addresses = [info.address for info in devices]
+        out.result(
+            {"socket": str(path), "boards": addresses},
+            lambda: out.line(f"fpgahal-manager: {', '.join(addresses)} at {path}"),
+        )
+        out.stream.flush()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    server.run(ready)
+    return OK
+
+
+def _mode(text: str) -> int:
+    mode = int(text, 8)
+    if mode & ~0o666:
+        raise argparse.ArgumentTypeError(f"{text} is no mode of a socket, like 660")
+    return mode
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 3600 seconds")
+    return seconds
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and give the exit code."""
+    return run("fpgahal-manager", build_parser().parse_args, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

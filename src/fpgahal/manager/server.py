@@ -1,0 +1,485 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Server: the thread that reads from clients.
+
+It takes a few frames of each client that has sent some, then lets the node give boards work, then looks again: no
+client gets more of it than others, and what came together can run together.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import select
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+
+from fpgahal import DeviceInfo, FpgaError
+from fpgahal.manager import wire
+from fpgahal.manager.accelerators import Accelerator
+from fpgahal.manager.board import clock
+from fpgahal.manager.connection import Account, Connection, Known, Peer, QuotaError
+from fpgahal.manager.listener import files_of, listen
+from fpgahal.manager.node import NEVER, REPORTED, Node, Pending, failure
+from fpgahal.manager.policy import Policy
+from fpgahal.manager.scheduler import Refusal, Refused, Request, Settings, Share
+from fpgahal.manager.wire import Code, Failed, Frame, ProtocolError
+
+_FRAMES = 32  # of one client, before others are looked at
+_LONGEST = 3600.0  # seconds that epoll waits: a deadline may be beyond what it takes
+_ACCEPTS = 500.0  # new clients a second; who connects faster waits, because those that are there should not
+_AT_FIRST = 64.0  # new clients that may come at once
+_PAUSE = 0.02  # seconds between two looks at who waits
+_PREPARING = 64  # requests of one client that may be prepared at a time
+_READ = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+_CUT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+_FDS = socket.CMSG_SPACE(2 * 4)
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the server takes.
+
+    Attributes
+    ----------
+    connections : int
+        Of all users.
+    timeout : float
+        Seconds that one run may take.
+    """
+
+    connections: int = 2048
+    timeout: float = 10.0
+
+
+class Server:
+    """A manager: boards, and a socket.
+
+    Parameters
+    ----------
+    path : path
+        Of the socket.
+    devices : sequence of DeviceInfo
+    catalogue : mapping
+        What clients may ask for, by name.
+    policy : Policy
+    mode : int
+        Of the socket: who may connect.
+    limits : Limits
+    settings : Settings, optional
+        The scheduler's.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        devices: list[DeviceInfo],
+        catalogue: Mapping[str, Accelerator],
+        policy: Policy | None = None,
+        *,
+        mode: int = 0o660,
+        limits: Limits | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.policy = policy or Policy()
+        self.limits = limits or Limits()
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most_buffers = files // 2  # each takes one, and a connection two
+        self._most_connections = min(self.limits.connections, files // 8)
+        self._accounts: dict[int, Account] = {}
+        self._connections: dict[int, Connection] = {}  # by number
+        self._by_fd: dict[int, Connection] = {}  # of the socket, and of the process
+        self._numbers = 0
+        self._mail: deque[Callable[[], None]] = deque()  # what other threads want done here
+        self._slow: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._stopping = False
+        self._buffer = bytearray(wire.MAX_FRAME + 1)
+        self._poked = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll = select.epoll()
+        self._welcome = _AT_FIRST  # new clients that may come now
+        self._welcome_at = clock()
+        self._pause = NEVER  # when to look at new clients again
+        self._complained = -NEVER
+        self._complaints = 0
+        self._listener = listen(self.path, mode)
+        self.node = Node(devices, catalogue, self._share, self._poke, settings, self.limits.timeout)
+
+    def _share(self, user: Hashable) -> Share:
+        account = self._accounts.get(user) if isinstance(user, int) else None
+        return account.share if account is not None else Share()
+
+    # --- life -----------------------------------------------------------------------------------------------
+
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until :meth:`stop`.
+
+        Parameters
+        ----------
+        ready : callable
+            Called once clients can connect.
+        """
+        self._epoll.register(self._listener, select.EPOLLIN)
+        self._epoll.register(self._poked, select.EPOLLIN)
+        preparer = threading.Thread(target=self._prepare, name="prepare", daemon=True)
+        preparer.start()
+        self.node.start()
+        ready()
+        try:
+            while not self._stopping:
+                self._turn()
+        finally:
+            self._close(preparer)
+
+    def stop(self) -> None:
+        """End :meth:`run`; any thread, and a signal handler, may call it."""
+        self._stopping = True
+        self._poke()
+
+    def _close(self, preparer: threading.Thread) -> None:
+        with suppress(FileNotFoundError):
+            self.path.unlink()
+        self._listener.close()
+        for connection in list(self._connections.values()):
+            self._drop(connection, "the manager stops")
+        self._slow.put(None)
+        self.node.stop()
+        preparer.join(5.0)
+        self._epoll.close()
+        os.close(self._poked)
+
+    def _poke(self) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_write(self._poked, 1)
+
+    def _turn(self) -> None:
+        wake = self.node.wake
+        if self._pause != NEVER:
+            wake = min(wake, self._pause)
+            if clock() >= self._pause:
+                self._pause = NEVER
+                self._epoll.modify(self._listener, select.EPOLLIN)
+        timeout = None if wake == NEVER else min(max(0.0, wake - clock()), _LONGEST)
+        events = self._epoll.poll(0)
+        frames = _FRAMES
+        if not events:
+            events = self._epoll.poll(timeout)
+            frames = 1  # who has waited gets an answer before more is looked for
+        new = False
+        for fd, event in events:
+            connection = self._by_fd.get(fd)
+            if connection is not None:
+                if connection.death == fd or event & (select.EPOLLHUP | select.EPOLLERR):
+                    self._drop(connection, "it went away")
+                    continue
+                if event & select.EPOLLOUT and connection.flush():
+                    self._epoll.modify(fd, select.EPOLLIN)
+                if event & select.EPOLLIN:
+                    try:
+                        self._read(connection, frames)
+                    except Exception:  # a defect should not cost more than this connection
+                        _LOG.exception("a client's frames failed", extra={"client": connection.number})
+                        self._drop(connection, "a defect")
+            elif fd == self._poked:
+                os.eventfd_read(self._poked)
+                while self._mail:
+                    self._mail.popleft()()
+            elif fd == self._listener.fileno():
+                new = True
+        if new:  # now, because a number of a file that was closed above may come again
+            self._accept()
+        self.node.step()
+
+    # --- connections --------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        now = clock()
+        self._welcome = min(_AT_FIRST, self._welcome + (now - self._welcome_at) * _ACCEPTS)
+        self._welcome_at = now
+        if self._welcome < 1:
+            self._pause = now + _PAUSE
+            self._epoll.modify(self._listener, 0)
+            return
+        self._welcome -= 1
+        try:
+            sock, _address = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:  # it went away meanwhile, or there are no file descriptors left
+            self._complain("accept failed", error=str(error))
+            return
+        peer = Peer.of(sock)
+        account = self._accounts.get(peer.uid)
+        grant = peer.grant(self.policy)
+        if account is None:
+            account = self._accounts[peer.uid] = Account(grant, grant.share)
+        account.grant, account.share = grant, grant.share
+        if account.connections >= grant.connections or len(self._connections) >= self._most_connections:
+            self._refuse(sock)
+            return
+        self._numbers += 1
+        number = self._numbers
+        connection = Connection(sock, number, peer, account, partial(self._behind, number))
+        self._connections[number] = self._by_fd[sock.fileno()] = connection
+        self._epoll.register(sock, select.EPOLLIN)
+        if connection.death is not None:
+            self._by_fd[connection.death] = connection
+            self._epoll.register(connection.death, select.EPOLLIN)
+
+    def _refuse(self, sock: socket.socket) -> None:
+        refusal = Failed(Code.QUOTA, "This user, or the manager, has too many connections.")
+        with sock, suppress(OSError):
+            sock.send(wire.pack(refusal), wire.AT_ONCE)
+
+    def _drop(self, connection: Connection, why: str) -> None:
+        if self._connections.pop(connection.number, None) is None:
+            return
+        for fd in (connection.sock.fileno(), connection.death):
+            if fd is not None:
+                with suppress(OSError):
+                    self._epoll.unregister(fd)
+                del self._by_fd[fd]
+        self.node.drop(connection.number)
+        connection.close()
+        if not connection.greeted:  # it was no client
+            return
+        _LOG.info(
+            "client gone",
+            extra={"client": connection.number, "pid": connection.peer.pid, "uid": connection.peer.uid, "why": why},
+        )
+
+    def _complain(self, message: str, **extra: object) -> None:
+        """Log what a client does wrong, once a second: nobody keeps the manager busy with writing logs."""
+        self._complaints += 1
+        if clock() - self._complained >= 1:
+            _LOG.warning(message, extra=extra | {"times": self._complaints})
+            self._complained, self._complaints = clock(), 0
+
+    def _behind(self, number: int) -> None:
+        """A client does not read its answers: its requests are not read either, until it does."""
+
+        def watch() -> None:
+            connection = self._connections.get(number)
+            if connection is not None and connection.behind:
+                self._epoll.modify(connection.sock, select.EPOLLOUT)
+
+        self._mail.append(watch)
+        self._poke()
+
+    # --- frames -------------------------------------------------------------------------------------------------
+
+    def _read(self, connection: Connection, frames: int) -> None:
+        sock, buffer = connection.sock, self._buffer
+        for _ in range(frames):
+            if connection.closed or connection.behind:
+                return
+            try:
+                size, control, flags, _ = sock.recvmsg_into([buffer], _FDS, _READ)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._drop(connection, "reading failed")
+                return
+            if not size and not control:
+                self._drop(connection, "it closed the connection")
+                return
+            fds = files_of(control) if control else []
+            try:
+                if flags & _CUT:
+                    raise ProtocolError("A packet that is too long, or brings too many files.")
+                self._take(connection, bytes(memoryview(buffer)[:size]), fds)
+            except ProtocolError as error:
+                self._complain("protocol error", client=connection.number, uid=connection.peer.uid, error=str(error))
+                connection.reply((0, failure(error, Code.PROTOCOL)))
+                self._drop(connection, "protocol error")
+                return
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
+    def _take(self, connection: Connection, data: bytes, fds: list[int]) -> None:
+        tag = wire.is_submit(data)
+        if tag is not None and not fds:
+            known = connection.known.get(data[wire.HEADER_BYTES :])
+            if known is not None:
+                self._submit(connection, tag, known)
+                return
+        tag, frame = wire.parse(data)
+        if fds and not isinstance(frame, wire.Register):
+            raise ProtocolError("A file came with a frame that takes none.")
+        if not connection.greeted:
+            self._greet(connection, tag, frame)
+            return
+        code = Code.BUFFER if isinstance(frame, wire.Register | wire.Release) else None
+        self._or_failed(connection, tag, lambda: self._answer(connection, tag, frame, data, fds), code)
+
+    def _or_failed(
+        self, connection: Connection, tag: int, answer: Callable[[], None], code: Code | None = None
+    ) -> None:
+        """Answer, or tell the client what went wrong."""
+        try:
+            answer()
+        except ProtocolError:
+            raise
+        except FpgaError as error:
+            connection.reply((tag, failure(error, Code.QUOTA if isinstance(error, QuotaError) else code)))
+        except Exception as error:
+            _LOG.exception("a frame failed", extra={"client": connection.number})
+            connection.reply((tag, failure(error)))
+
+    def _greet(self, connection: Connection, tag: int, frame: Frame) -> None:
+        if not isinstance(frame, wire.Hello):
+            raise ProtocolError("The first frame has to be Hello.")
+        if frame.lowest > wire.VERSION:
+            raise ProtocolError(
+                f"This manager speaks version {wire.VERSION}; the client wants {frame.lowest} at least."
+            )
+        connection.greeted = True
+        grant = connection.account.grant
+        limits = (min(grant.buffers, 0xFFFF), min(grant.requests, 0xFFFF_FFFF), grant.memory)
+        connection.reply((tag, wire.Welcome(wire.VERSION, *limits)))
+
+    def _answer(self, connection: Connection, tag: int, frame: Frame, data: bytes, fds: list[int]) -> None:
+        match frame:
+            case wire.Submit():
+                self._request(connection, tag, frame, data[wire.HEADER_BYTES :])
+            case wire.Describe():
+                self._describe(connection, tag, frame)
+            case wire.Cancel():
+                if tag in connection.preparing:
+                    connection.preparing[tag] = True
+                self.node.cancel((connection.number, tag))
+            case wire.Register():
+                if sum(account.buffers for account in self._accounts.values()) >= self._most_buffers:
+                    raise QuotaError("The manager has as many buffers as it may open files for.")
+                connection.register(frame, fds)
+                connection.reply((tag, wire.Ok()))
+            case wire.Release():
+                connection.release(frame.handle)
+                connection.reply((tag, wire.Ok()))
+            case wire.Status():
+                connection.reply((tag, wire.Report(json.dumps(self.status()))))
+            case _:
+                raise ProtocolError(f"{type(frame).__name__} is not a client's frame.")
+
+    def status(self) -> dict[str, object]:
+        """What goes on, as a JSON document."""
+        accounts = [
+            {"user": uid, "connections": one.connections, "buffers": one.buffers, "memory": one.memory}
+            for uid, one in self._accounts.items()
+            if one.connections
+        ]
+        return self.node.status() | {"connections": len(self._connections), "accounts": accounts[:REPORTED]}
+
+    # --- requests -----------------------------------------------------------------------------------------------
+
+    def _accelerator(self, connection: Connection, name: str) -> Accelerator | Failed:
+        accelerator = self.node.catalogue.get(name)
+        if accelerator is None:
+            known = ", ".join(sorted(self.node.catalogue))
+            return Failed(Code.ACCELERATOR, f"There is no accelerator {name!r}.", f"There are {known}.")
+        if not connection.account.grant.allows(name):
+            return Failed(Code.ACCESS, f"This user may not use {name}.", "The manager's policy file says who may.")
+        return accelerator
+
+    def _request(
+        self, connection: Connection, tag: int, submit: wire.Submit, data: bytes, *, prepared: bool = False
+    ) -> None:
+        found = self._accelerator(connection, submit.name)
+        if isinstance(found, Failed):
+            connection.reply((tag, found))
+            return
+        arguments = connection.resolve(submit.arguments)
+        slow = None if prepared else found.prepare(arguments)
+        if slow is not None:
+            self._later(connection, tag, slow, lambda: self._request(connection, tag, submit, data, prepared=True))
+            return
+        known = Known(submit, found, found.job(arguments))
+        connection.remember(data, known)
+        self._submit(connection, tag, known)
+
+    def _describe(self, connection: Connection, tag: int, frame: wire.Describe, *, prepared: bool = False) -> None:
+        found = self._accelerator(connection, frame.submit.name)
+        if isinstance(found, Failed):
+            connection.reply((tag, found))
+            return
+        arguments = connection.resolve(frame.submit.arguments)
+        slow = None if prepared else found.prepare(arguments)
+        if slow is not None:
+            self._later(connection, tag, slow, lambda: self._describe(connection, tag, frame, prepared=True))
+            return
+        connection.reply((tag, wire.Specs(found.outputs(arguments))))
+
+    def _submit(self, connection: Connection, tag: int, known: Known) -> None:
+        submit, job = known.submit, known.job
+        request = Request(
+            (connection.number, tag),
+            connection.number,
+            connection.peer.uid,
+            submit.name,
+            job.size,
+            job.batch,
+            job.most,
+            submit.priority,
+            clock() + submit.deadline * 1e-6 if submit.deadline else None,
+            submit.once,
+            Pending(job, connection, tag),
+        )
+        try:
+            self.node.submit(request)
+        except Refused as refused:
+            refusal: Refusal = refused.args[0]
+            code = {Refusal.QUOTA: Code.QUOTA, Refusal.UNAVAILABLE: Code.UNAVAILABLE}.get(refusal, Code.PROTOCOL)
+            connection.reply((tag, Failed(code, f"{submit.name}: {refusal.value}.")))
+
+    # --- what takes longer ----------------------------------------------------------------------------------------
+
+    def _later(self, connection: Connection, tag: int, slow: Callable[[], None], go_on: Callable[[], None]) -> None:
+        """Call `slow` in the thread for that, then `go_on` in this one."""
+        if len(connection.preparing) >= _PREPARING or tag in connection.preparing:
+            connection.reply((tag, Failed(Code.QUOTA, "Too many requests with new models at a time.")))
+            return
+        connection.preparing[tag] = False
+
+        def back(error: FpgaError | None) -> None:
+            if connection.closed:
+                return
+            if connection.preparing.pop(tag):
+                connection.reply((tag, Failed(Code.CANCELLED, "The request was cancelled.")))
+                return
+            if error is not None:
+                connection.reply((tag, failure(error)))
+                return
+            self._or_failed(connection, tag, go_on)
+
+        def work() -> None:
+            error = None
+            if not connection.closed:
+                try:
+                    slow()
+                except FpgaError as failed:
+                    error = failed.with_traceback(None)  # which holds the client's memory
+                except Exception as failed:
+                    _LOG.exception("preparing failed", extra={"client": connection.number})
+                    error = FpgaError(f"The request can't be prepared: {type(failed).__name__}: {failed}.")
+            self._mail.append(lambda: back(error))
+            self._poke()
+
+        self._slow.put(work)
+
+    def _prepare(self) -> None:
+        while (work := self._slow.get()) is not None:
+            work()
+            del work  # while this thread waits for the next, it holds nobody's memory
+
+
+__all__ = ["Limits", "Server"]
