@@ -38,11 +38,12 @@ LAYERS = {
     "bench": 6,
     "conformance": 6,
     "k8s": 6,
+    "contrib": 6,
     "__main__": 6,
     "_probe": 6,
 }
 # Consumers use the public names only, as any user could.
-PUBLIC_ONLY = ("kernels", "cli", "bench", "conformance", "k8s")
+PUBLIC_ONLY = ("kernels", "cli", "bench", "conformance", "k8s", "contrib")
 
 SOURCES = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".pyx", ".pxd"))
 
