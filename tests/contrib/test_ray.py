@@ -26,7 +26,9 @@ import fpgahal
 from fpgahal.contrib import ray as boards
 
 BOARDS = 4
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray's, of its own defaults
+pytestmark = pytest.mark.filterwarnings(  # Ray's, of its own defaults
+    "ignore::DeprecationWarning:ray", "ignore:Tip:FutureWarning"
+)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,6 @@ from fpgahal.kernels import xgboost
 
 try:
     import dask.array as da
-    from dask import delayed
     from distributed import WorkerPlugin, default_client, get_worker
 except ModuleNotFoundError as error:
     raise LibraryNotFoundError(
@@ -158,7 +157,7 @@ def predict(x: Any, model: Any, *, output_margin: bool = False, missing: float |
     parts = x.to_delayed() if frame else x.rechunk({1: -1}).to_delayed().ravel().tolist()
     # Futures, not a lazy graph: Dask drops the resources of tasks that it fuses, and ignores them in data frames.
     # The model is a task's result, not scattered: what only a dead worker had of scattered data is lost.
-    futures = client.map(
+    done = client.map(
         _predict,
         client.compute(parts),
         forest=client.submit(pickle.loads, pickle.dumps(forest)),
@@ -168,7 +167,6 @@ def predict(x: Any, model: Any, *, output_margin: bool = False, missing: float |
         retries=3,
         priority=1,  # before more rows are computed
     )
-    done = [delayed(one) for one in futures]
     if frame:
         import dask.dataframe as dd
 
