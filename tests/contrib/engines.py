@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xgboost
 
 import fpgahal
 
@@ -25,7 +24,9 @@ def rows(ids: Any) -> Rows:
 
 
 @cache
-def booster(objective: str = "binary:logistic", **more: Any) -> xgboost.Booster:
+def booster(objective: str = "binary:logistic", **more: Any) -> Any:
+    import xgboost  # not in the processes that only want a board
+
     x = rows(np.arange(3000))
     y = (x[:, 0] + x[:, 1] > x[:, 2]).astype(np.float32) + (x[:, 3] > 800) * bool(more)
     return xgboost.train({"objective": objective, "max_depth": 4, "nthread": 1, **more}, xgboost.DMatrix(x, y), 10)

@@ -87,6 +87,15 @@ def test_every_task_has_its_own(client: Client) -> None:
             fpgahal.open(info)
 
 
+def test_closed_by_a_task(client: Client) -> None:
+    def careless() -> None:
+        with boards.board() as dev, dev:
+            pass
+
+    client.gather([client.submit(careless, key=f"careless-{i}", resources={"fpga": 1}) for i in range(6)])
+    test_every_task_has_its_own(client)
+
+
 def test_array(client: Client, rack: fpgahal.emu.Rack) -> None:
     found = boards.predict(table(40), raw())
     assert (found.shape, found.dtype, found.chunks) == ((400_000,), np.float32, ((10_000,) * 40,))

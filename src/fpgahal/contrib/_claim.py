@@ -15,6 +15,7 @@ from typing import Any
 
 import fpgahal
 from fpgahal import (
+    ClosedError,
     DeviceBusyError,
     DeviceGroup,
     DeviceInfo,
@@ -26,8 +27,8 @@ from fpgahal import (
 )
 
 RESOURCE = "fpga"  #: What both engines count.  One name for all boards: see docs/cluster-engines.md.
-#: What says that an opened board is of no more use: it dropped off the bus, also if it is back.
-GONE = (DeviceLostError, DeviceStateError)
+#: What says that an opened board is of no more use: it dropped off the bus (also if it is back), or was closed.
+GONE = (ClosedError, DeviceLostError, DeviceStateError)
 
 
 def matching(**select: Any) -> list[DeviceInfo]:

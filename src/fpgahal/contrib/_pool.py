@@ -75,8 +75,8 @@ class Pool:
     def lease(self) -> Iterator[Held]:
         """A board that is nobody else's for a while.
 
-        One that fails meanwhile is closed, and opened again or another one instead; if there is none, others are lent.
-        When none is left, who comes next looks again and fails: better than to wait for ever.
+        One that fails meanwhile, or is closed, is opened again, or another one instead; if there is none, the others
+        are lent.  When none is left, who comes next looks again and fails: better than to wait for ever.
         """
         with self._guard:
             if not self._held:
@@ -96,7 +96,7 @@ class Pool:
             failed = True
             raise
         finally:
-            if failed:
+            if failed or held.dev.closed:
                 self._replace(held)
             else:
                 self._free.put(held)
