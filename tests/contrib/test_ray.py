@@ -133,41 +133,30 @@ def test_more_than_the_object_store_holds(rack: fpgahal.emu.Rack) -> None:
     assert all_free(BOARDS)
 
 
-class Dying(Counted):
-    def __init__(self, model: bytes, flag: Path) -> None:
+class Troubled(Counted):
+    """One of the actors is killed; later one of the boards drops off the bus."""
+
+    def __init__(self, model: bytes, flags: Path) -> None:
         super().__init__(model)
-        self._flag = flag
+        self._flags = flags
 
     def __call__(self, batch: boards.Batch) -> boards.Batch:
-        if batch["id"][0] > 20_000 and once(self._flag):
+        first = batch["id"][0]
+        if 20_000 < first < 40_000 and once(self._flags / "killed"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().__call__(batch)
-
-
-def test_killed_in_the_middle(rack: fpgahal.emu.Rack, tmp_path: Path) -> None:
-    table = predicted(Dying, 60_000, 20, tmp_path / "died")
-    assert (tmp_path / "died").exists()
-    assert np.array_equal(table["prediction"], booster().inplace_predict(rows(np.arange(60_000))))
-    assert all_free(BOARDS)
-
-
-class Losing(Counted):
-    def __init__(self, model: bytes, flag: Path) -> None:
-        super().__init__(model)
-        self._flag = flag
-
-    def __call__(self, batch: boards.Batch) -> boards.Batch:
-        if batch["id"][0] > 20_000 and once(self._flag):
+        if first > 40_000 and once(self._flags / "lost"):
             info = self._boards[0].info
             fpgahal.emu.rack(dir=info.root).fault(info, "vanish")
         return super().__call__(batch)
 
 
-def test_board_lost_in_the_middle(rack: fpgahal.emu.Rack, tmp_path: Path) -> None:
-    table = predicted(Losing, 60_000, 20, tmp_path / "lost")
+def test_killed_and_lost_in_the_middle(rack: fpgahal.emu.Rack, tmp_path: Path) -> None:
+    table = predicted(Troubled, 60_000, 20, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"killed", "lost"}
     assert sum(rack.status(i).vanished for i in range(BOARDS)) == 1
     rack.clear()
     assert np.array_equal(table["prediction"], booster().inplace_predict(rows(np.arange(60_000))))
+    assert table["pid"].nunique() >= 2
     assert all_free(BOARDS)
 
 
