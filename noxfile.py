@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import random
 import shutil
 import sysconfig
 import tempfile
@@ -24,11 +27,64 @@ def group(name: str) -> list[str]:
     return nox.project.dependency_groups(PYPROJECT, name)
 
 
+@functools.cache
+def wheelhouse() -> Path:
+    """Give the folder of the wheel that the sessions of this run share."""
+    folder = tempfile.mkdtemp(prefix="fpgahal-wheel-")
+    atexit.register(shutil.rmtree, folder)
+    return Path(folder)
+
+
+def package(session: nox.Session, extra: str = "") -> str:
+    """Give what to install: fpgahal, built once a run, with an extra as in ``"[k8s]"``."""
+    if not any(wheelhouse().iterdir()):
+        session.run("pip", "wheel", "-q", "--no-deps", "-w", str(wheelhouse()), ".")
+    return f"{next(wheelhouse().iterdir())}{extra}"
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """The test suite, on the installed package."""
-    session.install("-v" if session.posargs == ["-v"] else "-q", ".", *group("test"))
+    session.install("-q", package(session), *group("test"))
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def k8s(session: nox.Session) -> None:
+    """Real containers on emulated boards: device plugin, podman, runc, CDI, hook, NLB3.  Needs root."""
+    for tool in ("podman", "runc"):
+        if not shutil.which(tool):
+            session.error(f"{tool} is missing: scripts/install-debian installs it")
+    if os.geteuid() != 0:
+        session.skip("containers with devices need root: run it as root, as CI does")
+    session.install("-q", package(session, "[k8s]"), *group("e2e"))
+    session.run("pytest", "tests/k8s/e2e/test_containers.py", *session.posargs)
+
+
+@nox.session
+def kubelet(session: nox.Session) -> None:
+    """Kubelet's own device manager, in Go, drives the device plugin.  Needs Go >= 1.24 and root."""
+    go = shutil.which("go") or shutil.which("/usr/local/go/bin/go")
+    if go is None:
+        session.skip("Go >= 1.24 is missing: unpack https://go.dev/dl/ into /usr/local; Debian 12's own is too old")
+    if os.geteuid() != 0:
+        session.skip("a mount namespace needs root: run it as root, as CI does")
+    program = ROOT / "build" / "kubelet-devices"
+    with session.chdir("tests/k8s/kubelet"):  # 3 minutes for two cores at first, then Go's cache has it
+        session.run(go, "vet", external=True)
+        session.run(go, "build", "-trimpath", "-ldflags=-s -w", "-o", str(program), external=True)
+    session.install("-q", package(session, "[k8s]"), *group("e2e"))
+    variables = {"FPGAHAL_KUBELET": str(program)}
+    session.run("pytest", "tests/k8s/e2e/test_device_manager.py", *session.posargs, env=variables)
+
+
+@nox.session
+def storm(session: nox.Session) -> None:
+    """Ten thousand random events over the device plugin, others each time; ``nox -s storm -- 500`` has 500."""
+    session.install("-q", package(session, "[k8s]"), *group("e2e"))
+    variables = {"FPGAHAL_STORM": session.posargs[0] if session.posargs else "10000"}
+    variables["FPGAHAL_STORM_SEED"] = os.environ.get("FPGAHAL_STORM_SEED", str(random.randrange(1 << 32)))
+    session.run("pytest", "-s", "tests/k8s/test_plugin_storm.py", env=variables)
 
 
 @nox.session
@@ -44,7 +100,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """mypy --strict on the package, and a user's program against its types."""
-    session.install("-q", ".", *group("typing"))
+    session.install("-q", package(session), *group("typing"))
     session.run("mypy")
     session.run("mypy", "--strict", "tests/typing/user_program.py")
 
@@ -52,7 +108,7 @@ def typing(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Overheads as ratios to C, ctypes and cffi in the same run."""
-    session.install("-q", ".", *group("bench"))
+    session.install("-q", package(session), *group("bench"))
     session.run("python", "benchmarks/report.py", *session.posargs)
 
 
@@ -63,7 +119,7 @@ def sanitize(session: nox.Session) -> None:
     ``nox -s sanitize -- 5`` fuzzes for 5 s instead.
     """
     seconds = session.posargs[0] if session.posargs else "60"
-    session.install("-q", ".", "cmake", "ninja", *group("test"))
+    session.install("-q", package(session), "cmake", "ninja", *group("test"))
     for tool in ("gcc", "valgrind"):
         if not shutil.which(tool):
             session.error(f"{tool} is missing: scripts/install-debian installs it")

@@ -86,7 +86,8 @@ def rows_against(rows: list[dict[str, Any]], heading: str, ratio: Callable[[dict
     lines = [f"| what | fpgahal | against | its time | {heading} | goal |", "|---|---:|---|---:|---:|---|"]
     for row in rows:
         theirs = ("", "") if row["baseline"] is None else (human(row["baseline"]), ratio(row))
-        cells = (row["what"], human(row["ours"]), row["against"], *theirs, row["goal"])
+        ours = "" if row["ours"] is None else human(row["ours"])
+        cells = (row["what"], ours, row["against"], *theirs, row["goal"])
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"Machine: {machine()}, Python {platform.python_version()}."])
 

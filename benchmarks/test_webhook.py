@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import ssl
 import subprocess
 import sys
@@ -22,19 +21,6 @@ from fake_api import FakeApi
 from webhook_cases import af, container, pod, review
 
 RATE, SECONDS, CONNECTIONS = 500, 6, 4
-
-
-@pytest.fixture(scope="module")
-def undisturbed() -> Iterator[None]:
-    """Go before the machine's other users, where that is allowed: a queue for the processor is not the webhook's."""
-    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    except PermissionError:
-        yield
-        return
-    yield
-    os.sched_setscheduler(0, policy, priority)
 
 
 @pytest.fixture(scope="module")

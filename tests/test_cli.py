@@ -102,7 +102,7 @@ def test_show_prints_every_field(rack: fpgahal.emu.Rack) -> None:
     for field in ("bdf", "slot", "driver", "name", "platform", "numa_node", "serial", "kernel_driver"):
         assert document[field] == getattr(info, field)
     assert document["afu_id"] == str(info.afu_id)
-    assert document["health"] == {"status": "ok", "reason": ""}
+    assert document["health"] == {"status": "ok", "reason": "", "needs_image": False}
     text = run("show", "3b:00.0").stdout
     assert "EMULATED" in text
     assert str(info.interface_id) in text

@@ -18,7 +18,6 @@ except ImportError as error:
         "compiler; scripts/install-debian installs one), and import it from elsewhere than src/."
     ) from error
 from fpgahal._bitstream import Bitstream
-from fpgahal._buffer import Buffer
 from fpgahal._contract import Array, KernelContract, Register, RegisterContract, Scalar, Word, Write
 from fpgahal._csr import Csr, KernelCsr
 from fpgahal._device import Device
@@ -39,6 +38,8 @@ from fpgahal._errors import (
     DeviceStateError,
     DriverError,
     FpgaError,
+    ImageNotFoundError,
+    ImageStoreError,
     IncompatibleBitstreamError,
     KernelNotFoundError,
     LibraryError,
@@ -50,10 +51,9 @@ from fpgahal._errors import (
     RunTimeoutError,
     UnsupportedError,
 )
-from fpgahal._find import devices, find, open
+from fpgahal._find import devices, find, kernel_drivers, open
 from fpgahal._group import DeviceGroup, open_all
 from fpgahal._interrupt import Interrupt
-from fpgahal._kernel import Kernel, Run
 from fpgahal._types import (
     ArgInfo,
     ArgKind,
@@ -67,6 +67,9 @@ from fpgahal._types import (
 
 if TYPE_CHECKING:
     from fpgahal import emu, kernels
+    from fpgahal._buffer import Buffer
+    from fpgahal._kernel import Kernel, Run
+    from fpgahal._store import ImageStore, StoredImage, StoreProblem
 
 __version__ = "0.1.0"
 
@@ -99,6 +102,9 @@ __all__ = [
     "FpgaError",
     "Health",
     "HealthStatus",
+    "ImageNotFoundError",
+    "ImageStore",
+    "ImageStoreError",
     "IncompatibleBitstreamError",
     "Interrupt",
     "Kernel",
@@ -118,22 +124,43 @@ __all__ = [
     "RunState",
     "RunTimeoutError",
     "Scalar",
+    "StoredImage",
+    "StoreProblem",
     "UnsupportedError",
     "Word",
     "Write",
     "devices",
     "emu",
     "find",
+    "kernel_drivers",
     "kernels",
     "open",
     "open_all",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # Loaded when first used: a program on a real board needs no emulator.
-    if name in ("emu", "kernels"):
-        import importlib
+# Loaded when first used: a program on a real board needs no emulator, and one that only looks at boards, as a hook does
+# for which a container waits, needs no NumPy (half of the time that the rest takes).
+_LAZY = {
+    "Buffer": "fpgahal._buffer",
+    "ImageStore": "fpgahal._store",
+    "Kernel": "fpgahal._kernel",
+    "Run": "fpgahal._kernel",
+    "StoredImage": "fpgahal._store",
+    "StoreProblem": "fpgahal._store",
+}
 
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in ("emu", "kernels"):
         return importlib.import_module(f"fpgahal.{name}")
+    if name in _LAZY:
+        value = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
+        return value
     raise AttributeError(f"module 'fpgahal' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

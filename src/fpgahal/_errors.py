@@ -73,6 +73,14 @@ class IncompatibleBitstreamError(BitstreamError):
     """The file is sound, but was built for another shell, interface or board."""
 
 
+class ImageStoreError(FpgaError, RuntimeError):
+    """The image store can't be used, or refuses: a file that was changed, that nobody listed, that is there already."""
+
+
+class ImageNotFoundError(ImageStoreError, LookupError):
+    """The image store has no such image."""
+
+
 class ProgramError(FpgaError, RuntimeError):
     """The reconfiguration failed; the message says what the slot holds now."""
 
@@ -205,6 +213,8 @@ __all__ = [
     "DeviceStateError",
     "DriverError",
     "FpgaError",
+    "ImageNotFoundError",
+    "ImageStoreError",
     "IncompatibleBitstreamError",
     "KernelNotFoundError",
     "LibraryError",

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from fpgahal import _sysfs
@@ -19,6 +21,11 @@ from fpgahal._errors import (
 )
 from fpgahal._types import DeviceInfo
 
+#: Names the only devices that this process sees, by address, with commas between them.
+VISIBLE_DEVICES = "FPGAHAL_VISIBLE_DEVICES"
+#: What starts the names of variables that name one device each; they count where the list above is not set.
+GIVEN_DEVICE = "FPGAHAL_DEVICE_"
+
 
 def devices(root: str = "/") -> list[DeviceInfo]:
     """List the programmable slots of this machine, in the order of their PCI addresses.
@@ -27,16 +34,70 @@ def devices(root: str = "/") -> list[DeviceInfo]:
     ``health``.  While an emulated rack is active (``with fpgahal.emu.rack(...)``, FPGAHAL_EMULATE,
     FPGAHAL_EMU_RACK), that rack's boards are listed and no others.
 
+    ``FPGAHAL_VISIBLE_DEVICES=3b:00.0,0000:5e:00.1/0`` narrows it to these; an address without slot means all slots of
+    the function.  A container sees every board of its machine in sysfs: what it was given is in that variable, or in
+    one variable ``FPGAHAL_DEVICE_...`` for each device.
+
     Parameters
     ----------
     root : str
         Folder that stands for ``/``.
+
+    Raises
+    ------
+    DeviceNotFoundError
+        A device that a variable names is not there; the message lists those that are.
     """
-    if root == "/":
+    return _visible(_sysfs.scan(_machine(root)))
+
+
+def kernel_drivers(root: str = "/") -> list[str]:
+    """List which of the boards' Linux drivers are loaded: ``"dfl"``, ``"intel-fpga"``, ``"xocl"``.
+
+    Parameters
+    ----------
+    root : str
+        Folder that stands for ``/``; an active emulated rack stands for it, too, as in :func:`devices`.
+    """
+    return _sysfs.kernel_drivers(_machine(root))
+
+
+def _machine(root: str) -> str:
+    """Give the folder to look at: an active rack takes the place of the machine."""
+    if root == "/" and _may_be_emulated():
         from fpgahal import emu
 
-        root = emu.active() or root
-    return _sysfs.scan(root)
+        return emu.active() or root
+    return root
+
+
+def _may_be_emulated() -> bool:
+    """Whether to ask the emulator, which is not loaded for real boards."""
+    return "fpgahal.emu" in sys.modules or any(map(os.environ.get, ("FPGAHAL_EMU_RACK", "FPGAHAL_EMULATE")))
+
+
+def _visible(infos: list[DeviceInfo]) -> list[DeviceInfo]:
+    """Those that the environment names; all, if it names none."""
+    listed = os.environ.get(VISIBLE_DEVICES, "")
+    given = {VISIBLE_DEVICES: listed} if listed.strip() else dict(_given())
+    if not given:
+        return infos
+    found: set[str] = set()
+    for variable, addresses in given.items():
+        for text in filter(None, map(str.strip, addresses.split(","))):
+            bdf, slot = _address(text)
+            named = [info.address for info in infos if _matches(info, "bdf", bdf) and _matches(info, "slot", slot)]
+            if not named:
+                raise DeviceNotFoundError(
+                    f"{variable} names {text}, which is not there.  There are:{_listing(infos) or ' none'}",
+                    hint=f"Name one of them, or unset {variable} to see them all.",
+                )
+            found.update(named)
+    return [info for info in infos if info.address in found]
+
+
+def _given() -> Iterator[tuple[str, str]]:
+    return ((name, value) for name, value in os.environ.items() if name.startswith(GIVEN_DEVICE) and value)
 
 
 _SELECTORS = frozenset({"bdf", "slot", "afu_id", "driver", "name", "platform"})
@@ -129,7 +190,10 @@ def find_all(**wanted: Any) -> list[DeviceInfo]:
         return matches
     if known:
         raise DeviceNotFoundError(
-            f"No device matches {_asked(wanted)}.  There are:{_listing(known)}", hint="`fpgahal list` shows them."
+            f"No device matches {_asked(wanted)}.  There are:{_listing(known)}",
+            hint=f"{VISIBLE_DEVICES} is set and hides all others."
+            if os.environ.get(VISIBLE_DEVICES, "").strip()
+            else "`fpgahal list` shows them.",
         )
     raise DeviceNotFoundError(
         "No FPGA device was found in /sys (drivers looked for: dfl, intel-fpga, xocl).",
@@ -195,4 +259,4 @@ def _full_bdf(text: str) -> str:
     return text if text.count(":") == 2 else f"0000:{text}"
 
 
-__all__ = ["devices", "find", "open"]
+__all__ = ["devices", "find", "kernel_drivers", "open"]

@@ -25,10 +25,13 @@ class Health:
     status : HealthStatus
     reason : str
         What is wrong and where it was read; empty when the status is OK.
+    needs_image : bool
+        FAILED for no other reason than that no working image is loaded: programming one mends it.
     """
 
     status: HealthStatus = HealthStatus.OK
     reason: str = ""
+    needs_image: bool = False
 
     @property
     def ok(self) -> bool:
@@ -169,6 +172,16 @@ class DeviceInfo:
         The PCI function that programs it, if it is another one; else empty.
     serial : str
         The board's serial number; empty if unknown.
+    board : str
+        The board's family in one word, the same whatever the shell: ``"pac-a10"``, ``"u250"``; empty if unknown.
+    pci_class : int
+        ``0x120000`` is a processing accelerator; 0 if unknown.
+    logic_id : uuid.UUID or None
+        What the shell itself is (XRT: logic UUID); None where the board has none.
+    missing_nodes : tuple of str
+        Those of `device_nodes` that are not there.
+    answers : bool
+        False if an id reads all ones: the card is there, but dead.
     root : str
         The folder that stands for ``/``: ``"/"``, or an emulated rack's folder.
     """
@@ -192,6 +205,11 @@ class DeviceInfo:
     device_nodes: tuple[str, ...] = ()
     management_bdf: str = ""
     serial: str = ""
+    board: str = ""
+    pci_class: int = 0
+    logic_id: uuid.UUID | None = None
+    missing_nodes: tuple[str, ...] = ()
+    answers: bool = True
     root: str = field(default="/", repr=False)
 
     @property

@@ -33,10 +33,11 @@ class FakeApi:
         self.compacted = 0  # versions before this are gone
         self.requests: list[tuple[str, str]] = []  # what was asked: method and path with query
         self.tokens: list[str] = []
-        self.refuse: dict[str, int] = {}  # method, "WATCH", or an object's name -> status
+        self.refuse: dict[str, int] = {}  # method, "WATCH", a kind of `lists`, or an object's name -> status
         self.gone_in_stream = False  # tell 410 as an ERROR event, not as a status
         self.garbage = b""  # sent once in the next stream
         self.told_gone = 0  # how often 410 was answered
+        self.lists: dict[str, list[Any]] = {"nodes": [], "pods": []}  # only read
         self._streams: list[tuple[asyncio.Event, web.Request]] = []
         self._changed = asyncio.Event()  # replaced at each event
         self._loop = asyncio.new_event_loop()
@@ -118,8 +119,7 @@ class FakeApi:
 
     async def _serve(self) -> None:
         app = web.Application()
-        app.router.add_get("/apis/fpga.intel.com/v2/{plural}", self._list)
-        app.router.add_patch("/apis/fpga.intel.com/v2/namespaces/{ns}/{plural}/{name}/status", self._status)
+        self._add_routes(app)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls).start()
@@ -128,6 +128,11 @@ class FakeApi:
         self._ready.set()
         await self._stop.wait()
         await runner.cleanup()
+
+    def _add_routes(self, app: web.Application) -> None:
+        app.router.add_get("/apis/fpga.intel.com/v2/{plural}", self._list)
+        app.router.add_get("/api/v1/{plural}", self._core)
+        app.router.add_patch("/apis/fpga.intel.com/v2/namespaces/{ns}/{plural}/{name}/status", self._status)
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         watching = request.query.get("watch") == "1"
@@ -140,6 +145,16 @@ class FakeApi:
             return await self._watch(request, plural, int(request.query["resourceVersion"]))
         items = [held for (kind, *_), held in self.objects.items() if kind == plural]
         return web.json_response({"kind": "List", "metadata": {"resourceVersion": str(self.version)}, "items": items})
+
+    async def _core(self, request: web.Request) -> web.Response:
+        plural = request.match_info["plural"]
+        self.requests.append(("GET", request.path_qs))
+        if status := self.refuse.get(plural):
+            return _error(status)
+        begin, size = int(request.query.get("continue", "0=").rstrip("=")), int(request.query["limit"])
+        more = {"continue": f"{begin + size}="} if begin + size < len(self.lists[plural]) else {}
+        items = self.lists[plural][begin : begin + size]
+        return web.json_response({"kind": "List", "metadata": {"resourceVersion": "1", **more}, "items": items})
 
     async def _watch(self, request: web.Request, plural: str, version: int) -> web.StreamResponse:
         self.told_gone += version < self.compacted

@@ -29,7 +29,7 @@ from webhook_cases import (
 )
 
 from fpgahal.k8s.names import af_resource_2018
-from fpgahal.k8s.webhook.pod import MAX_UNITS
+from fpgahal.k8s.webhook.container import MAX_UNITS
 from fpgahal.k8s.webhook.resources import Kind, parse
 from fpgahal.k8s.webhook.review import decide, decide_body
 from fpgahal.k8s.webhook.table import Table

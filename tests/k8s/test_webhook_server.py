@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 import trustme
 from fake_api import FakeApi
+from planner_cases import catalogue_file
 from webhook_cases import AF_IF10_NLB0, af, container, patched, pod, review
 
 from fpgahal.k8s.api import Api
@@ -171,6 +172,24 @@ def test_F1_over_tls(files: Files, api: FakeApi, authority: trustme.CA) -> None:
         assert patched(ASKED, json.loads(body)) == pod(container({AF_IF10_NLB0: "1"}))
 
     serving(files, api.url, authority, scenario)
+
+
+def test_K1_K2_over_tls(files: Files, api: FakeApi, authority: trustme.CA, tmp_path: Path) -> None:
+    """The board on premises goes to the first pod; the second one, a moment later, makes the cloud grow."""
+    asked = pod(container({"accel.fpgahal.dev/com.inaccel.xgboost.exact": 4}))
+    api.lists["nodes"] = [{"metadata": {"name": "rack-1"}, "status": {"allocatable": {"xilinx/u250": "1"}}}]
+
+    def scenario(client: Client) -> None:
+        client.ready()
+        for dry_run, boards in (
+            (True, {"xilinx/u250": "1"}),
+            (False, {"xilinx/u250": "1"}),
+            (False, {"xilinx/aws-vu9p-f1": "2"}),
+        ):
+            answer = json.loads(client.post(review(asked, dryRun=dry_run))[1])
+            assert patched(asked, answer) == pod(container(boards))
+
+    serving(files, api.url, authority, scenario, catalogue=catalogue_file(tmp_path), look_seconds=1000)
 
 
 def test_F19_http(files: Files, api: FakeApi, authority: trustme.CA) -> None:
@@ -353,6 +372,7 @@ def own_logging(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (["serve", "--cert", "a", "--key", "b", "--api-server", "127.0.0.1"], 2, "no URL"),
         (["serve", "--cert", "a", "--key", "b", "--port", "70000"], 2, "no port"),
+        (["serve", "--cert", "a", "--key", "b", "--look-seconds", "-1"], 2, "not between 0"),
     ],
 )
 def test_wrong_usage(args: list[str], code: int, told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -373,6 +393,13 @@ def test_without_the_extra(missing: str) -> None:
     assert served.returncode == 3
     assert missing in served.stderr
     assert "fpgahal[k8s]" in served.stderr
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_a_catalogue_that_cannot_be_used(files: Files, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--cert", str(files.cert), "--key", str(files.key), "--api-server", api.url]
+    assert main(["serve", *options, "--catalogue", "/absent.toml"]) == 3
+    assert "/absent.toml: can't be read" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("own_logging")

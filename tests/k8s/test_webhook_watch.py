@@ -19,10 +19,11 @@ from fake_api import FakeApi
 from webhook_cases import AF_IF10_NLB0, NLB3, admit, af, container, pod, refusal, region
 
 from fpgahal.k8s.api import Api, ApiError
+from fpgahal.k8s.backoff import Backoff
 from fpgahal.k8s.webhook import crds
 from fpgahal.k8s.webhook.resources import Kind
 from fpgahal.k8s.webhook.table import Table
-from fpgahal.k8s.webhook.watch import Backoff, Watch
+from fpgahal.k8s.webhook.watch import Watch
 
 ASKED = pod(container({"nlb": 1}))
 IDENTITY = pod(container({AF_IF10_NLB0: 1}))

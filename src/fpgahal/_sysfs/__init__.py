@@ -33,4 +33,17 @@ def scan(root: str | os.PathLike[str] = "/") -> list[DeviceInfo]:
     return sorted(found, key=lambda info: (len(info.bdf), info.bdf, info.slot))
 
 
-__all__ = ["scan"]
+_SIGNS = {
+    "dfl": (dfl.LAYOUT.class_folder,),
+    "intel-fpga": (intel_fpga.LAYOUT.class_folder,),
+    "xocl": tuple(f"{xocl.DRIVERS}/{driver}" for driver in xocl.USER_DRIVERS),
+}
+
+
+def kernel_drivers(root: str | os.PathLike[str] = "/") -> list[str]:
+    """Return which of the boards' kernel drivers are loaded, by their ``DeviceInfo.kernel_driver``."""
+    text = os.path.abspath(os.fspath(root)).rstrip("/")
+    return [name for name, folders in _SIGNS.items() if any(os.path.isdir(text + folder) for folder in folders)]
+
+
+__all__ = ["kernel_drivers", "scan"]

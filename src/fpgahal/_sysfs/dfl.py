@@ -29,6 +29,14 @@ def _interface_id(tree: Tree, fme: str) -> uuid.UUID | read.Unreadable | None:
     return result
 
 
+def _alarms(tree: Tree, fme: str) -> tuple[str, str] | None:
+    monitors = tree.folders(f"{fme}/hwmon")
+    if isinstance(monitors, read.Unreadable) or not monitors:
+        return None
+    start = f"{fme}/hwmon/{monitors[0]}/temp1"
+    return f"{start}_max_alarm", f"{start}_crit_alarm"
+
+
 LAYOUT = opae.Layout(
     kernel_driver="dfl",
     class_folder="/sys/class/fpga_region",
@@ -37,6 +45,7 @@ LAYOUT = opae.Layout(
     port=re.compile(r"dfl-port\.[0-9]{1,9}"),
     fme=re.compile(r"dfl-fme\.[0-9]{1,9}"),
     interface_id=_interface_id,
+    alarms=_alarms,
     modules="dfl-pci with dfl-afu, dfl-fme, dfl-fme-region, dfl-fme-mgr",
 )
 

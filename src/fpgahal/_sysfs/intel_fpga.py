@@ -15,6 +15,11 @@ def _interface_id(tree: Tree, fme: str) -> uuid.UUID | read.Unreadable | None:
     return read.guid(f"{fme}/pr/interface_id")
 
 
+def _alarms(tree: Tree, fme: str) -> tuple[str, str]:
+    start = f"{fme}/thermal_mgmt/threshold"
+    return f"{start}1_reached", f"{start}2_reached"
+
+
 LAYOUT = opae.Layout(
     kernel_driver="intel-fpga",
     class_folder="/sys/class/fpga",
@@ -23,6 +28,7 @@ LAYOUT = opae.Layout(
     port=re.compile(r"intel-fpga-port\.[0-9]{1,9}"),
     fme=re.compile(r"intel-fpga-fme\.[0-9]{1,9}"),
     interface_id=_interface_id,
+    alarms=_alarms,
     modules="intel-fpga-pci with intel-fpga-afu and intel-fpga-fme",
 )
 

@@ -32,6 +32,7 @@ class Layout:
     port: re.Pattern[str]
     fme: re.Pattern[str]
     interface_id: InterfaceReader  # of an FME's folder (real path)
+    alarms: Callable[[Tree, str], tuple[str, str] | None]  # likewise: the files that say it is hot, and too hot
     modules: str  # which kernel modules bring ports, FME and interface id
 
 
@@ -97,7 +98,10 @@ def _slots(tree: Tree, layout: Layout, functions: dict[str, Function], function:
     manager = functions.get(function.physical) if function.physical else function
     common = pci.Verdict()
     ids = pci.ids(function.folder, common)
+    pci.judge_bus(function.folder, common)
     interface_id, fme = _interface(tree, layout, manager, function, common)
+    if fme:
+        _judge_heat(tree, layout, fme, common)
     found = []
     for number, port in _numbered(function.ports):
         verdict = pci.Verdict()
@@ -150,9 +154,20 @@ def _interface(
     reason = value.reason if isinstance(value, read.Unreadable) else "it is empty or all zero"
     verdict.degraded(
         f"the interface id of {basename(fme)} can't be read ({reason}): images can't be checked "
-        f"against it; is {layout.modules} loaded?"
+        f"against it; is {layout.modules} loaded?",
+        dead=isinstance(value, read.Unreadable) and value.dead,
     )
     return None, fme
+
+
+def _judge_heat(tree: Tree, layout: Layout, fme: str, verdict: pci.Verdict) -> None:
+    files = layout.alarms(tree, fme)
+    if files is None or read.number(files[0], 10) != 1:  # the lower limit is reached first
+        return
+    if read.number(files[1], 10) == 1:
+        verdict.failed(f"the FPGA is too hot: {basename(fme)} reports its critical temperature; look at the fans")
+    else:
+        verdict.degraded(f"the FPGA is hot: {basename(fme)} reports its upper temperature limit; look at the fans")
 
 
 def _numbered(ports: list[str]) -> list[tuple[int, str]]:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every slot has in common: the PCI function's ids and node, the verdict on its health, the final record."""
+"""What every slot has in common: the PCI function's ids and state, the verdict on its health, the final record."""
 
 from __future__ import annotations
 
+import re
 import uuid
 from dataclasses import dataclass
+from posixpath import dirname
 
 from fpgahal._sysfs import boards, read
 from fpgahal._sysfs.tree import Tree
@@ -13,12 +15,13 @@ from fpgahal._types import DeviceInfo, Health, HealthStatus
 
 @dataclass(frozen=True, slots=True)
 class Ids:
-    """PCI ids (0 where unreadable) and the NUMA node of a function."""
+    """PCI ids and class (0 where unreadable) and the NUMA node of a function."""
 
     vendor: int = 0
     device: int = 0
     subvendor: int = 0
     subdevice: int = 0
+    pci_class: int = 0
     numa_node: int = -1
 
 
@@ -28,24 +31,31 @@ class Verdict:
     def __init__(self) -> None:
         self._failed: list[str] = []
         self._degraded: list[str] = []
+        self._needs_image = True
+        self.answers = True
 
-    def failed(self, reason: str) -> None:
-        """Note a reason why the slot can't be used."""
+    def failed(self, reason: str, *, needs_image: bool = False, dead: bool = False) -> None:
+        """Note a reason why the slot can't be used; whether an image mends it, or the card does not answer at all."""
         self._failed.append(reason)
+        self._needs_image &= needs_image
+        self.answers &= not dead
 
-    def degraded(self, reason: str) -> None:
-        """Note a flaw that leaves the slot usable."""
+    def degraded(self, reason: str, *, dead: bool = False) -> None:
+        """Note a flaw that leaves the slot usable; or seems to, though a part of the card does not answer."""
         self._degraded.append(reason)
+        self.answers &= not dead
 
     def absorb(self, other: Verdict) -> None:
         """Take over the findings of `other`."""
         self._failed += other._failed
         self._degraded += other._degraded
+        self._needs_image &= other._needs_image
+        self.answers &= other.answers
 
     def health(self) -> Health:
         """Return the sum of it."""
         if self._failed:
-            return Health(HealthStatus.FAILED, "; ".join(self._failed + self._degraded))
+            return Health(HealthStatus.FAILED, "; ".join(self._failed + self._degraded), self._needs_image)
         if self._degraded:
             return Health(HealthStatus.DEGRADED, "; ".join(self._degraded))
         return _OK
@@ -54,8 +64,23 @@ class Verdict:
 _OK = Health()
 
 
+# one file instead of five
+_UEVENT = re.compile(
+    rb"PCI_CLASS=([0-9A-F]{1,8})\nPCI_ID=([0-9A-F]{4}):([0-9A-F]{4})\nPCI_SUBSYS_ID=([0-9A-F]{4}):([0-9A-F]{4})\n"
+)
+_FATAL = re.compile(rb"TOTAL_ERR_FATAL ([1-9][0-9]*)\s*$")
+_ALL_ONES = b"\xff" * 8
+
+
 def ids(folder: str, verdict: Verdict) -> Ids:
     """Read the ids of the PCI function in `folder` (a real path)."""
+    node = read.number(f"{folder}/numa_node", 10)
+    numa_node = node if isinstance(node, int) and node >= 0 else -1
+    event = read.start(f"{folder}/uevent")
+    known = _UEVENT.search(event) if isinstance(event, bytes) else None
+    if known:
+        kind, vendor, device, subvendor, subdevice = (int(value, 16) for value in known.groups())
+        return Ids(vendor, device, subvendor, subdevice, kind, numa_node)
     found = [0, 0, 0, 0]
     for position, name in enumerate(("vendor", "device", "subsystem_vendor", "subsystem_device")):
         value = read.number(f"{folder}/{name}", 16)
@@ -64,9 +89,35 @@ def ids(folder: str, verdict: Verdict) -> Ids:
         elif position < 2:  # subsystem ids are a refinement; without vendor and device nobody knows the board
             reason = value.reason if isinstance(value, read.Unreadable) else f"it holds {value:#x}, not a PCI id"
             verdict.degraded(f"the PCI {name} id can't be read ({reason})")
-    node = read.number(f"{folder}/numa_node", 10)
+    of_class = read.number(f"{folder}/class", 16)
     vendor, device, subvendor, subdevice = found
-    return Ids(vendor, device, subvendor, subdevice, node if isinstance(node, int) and node >= 0 else -1)
+    return Ids(vendor, device, subvendor, subdevice, of_class if isinstance(of_class, int) else 0, numa_node)
+
+
+def judge_bus(folder: str, verdict: Verdict) -> None:
+    """Judge the PCI function's connection: does it answer, is its link as wide as it could be, did it fail before.
+
+    A virtual function has no link of its own: there the width is 0.
+    """
+    if read.start(f"{folder}/config", 8) == _ALL_ONES:  # ids and status; a live virtual function has a status, too
+        verdict.failed(
+            "the card is off the bus (its PCI configuration reads all ones): power-cycle it, or remove and rescan it",
+            dead=True,
+        )
+        return
+    errors = read.start(f"{folder}/aer_dev_fatal")
+    fatal = _FATAL.search(errors) if isinstance(errors, bytes) else None
+    if fatal:
+        count = int(fatal[1])
+        verdict.degraded(f"{count} fatal PCIe errors since the machine started (aer_dev_fatal): dmesg says which")
+    width = read.number(f"{folder}/current_link_width", 10)
+    if not isinstance(width, int) or width <= 0:
+        return
+    most = read.number(f"{folder}/max_link_width", 10)
+    if isinstance(most, int) and width < most:
+        slot = read.number(f"{dirname(folder)}/max_link_width", 10)
+        if isinstance(slot, int) and width < slot:
+            verdict.degraded(f"the PCIe link has {width} of {min(most, slot)} possible lanes: reseat the card")
 
 
 def loaded(value: uuid.UUID | read.Unreadable | None, what: str, verdict: Verdict, missing: str) -> uuid.UUID | None:
@@ -80,10 +131,14 @@ def loaded(value: uuid.UUID | read.Unreadable | None, what: str, verdict: Verdic
     elif value.number:
         verdict.failed(
             f"port held in reset ({value.name} from {what}), as after a failed or unfinished "
-            "reconfiguration: program a known good image"
+            "reconfiguration: program a known good image",
+            needs_image=True,
         )
     else:
-        verdict.failed(f"{what} is garbled ({value.reason}): program a known good image, or power-cycle the card")
+        verdict.failed(
+            f"{what} is garbled ({value.reason}): program a known good image, or power-cycle the card",
+            dead=value.dead,
+        )
     return None
 
 
@@ -111,6 +166,7 @@ def record(
     nodes: tuple[str, ...] = (),
     management_bdf: str = "",
     serial: str = "",
+    logic_id: uuid.UUID | None = None,
 ) -> DeviceInfo:
     """Make the record of one slot and fill in what follows from the rest: names, root, the mark of an emulated board.
 
@@ -140,5 +196,10 @@ def record(
         device_nodes=tuple(tree.node(node) for node in nodes),
         management_bdf=management_bdf,
         serial=serial,
+        board=short,
+        pci_class=found.pci_class,
+        logic_id=logic_id,
+        missing_nodes=tuple(tree.node(node) for node in nodes if not tree.has_node(node)),
+        answers=verdict.answers,
         root=tree.root or "/",
     )

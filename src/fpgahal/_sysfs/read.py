@@ -8,6 +8,7 @@ component is never followed when it is a link: sysfs attributes are plain files,
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import re
 import uuid
@@ -25,6 +26,7 @@ class Unreadable(NamedTuple):
 
     number: int
     detail: str = ""
+    dead: bool = False  # an id of all ones
 
     @property
     def reason(self) -> str:
@@ -42,18 +44,25 @@ class Unreadable(NamedTuple):
         return self.number in (errno.ENOENT, errno.ENOTDIR)
 
 
-def text(path: str) -> str | Unreadable:
-    """Return what a file holds, without NULs, control characters and surrounding blanks."""
+def start(path: str, size: int = _LIMIT) -> bytes | Unreadable:
+    """Return the first bytes of a file."""
     try:
         fd = os.open(path, _FLAGS)
     except OSError as error:
         return Unreadable(error.errno or errno.EIO)
     try:
-        data = os.read(fd, _LIMIT)
+        return os.read(fd, size)
     except OSError as error:
         return Unreadable(error.errno or errno.EIO)
     finally:
         os.close(fd)
+
+
+def text(path: str) -> str | Unreadable:
+    """Return what a file holds, without NULs, control characters and surrounding blanks."""
+    data = start(path)
+    if isinstance(data, Unreadable):
+        return data
     value = data.decode("ascii", "replace").strip(_BLANK)
     if value.isprintable():
         return value
@@ -88,6 +97,7 @@ def guid(path: str) -> uuid.UUID | Unreadable | None:
     return parse_guid(value.partition("\n")[0])
 
 
+@functools.lru_cache(256)  # boards of a kind have the same ids, and each scan reads them again
 def parse_guid(value: str) -> uuid.UUID | Unreadable | None:
     """Return the id that `value` spells; see :func:`guid`."""
     digits = value.strip().replace("-", "")
@@ -99,7 +109,7 @@ def parse_guid(value: str) -> uuid.UUID | Unreadable | None:
     if whole == _NONE:
         return None
     if whole == _ONES:
-        return Unreadable(0, "it reads all ones: the card does not answer")
+        return Unreadable(0, "it reads all ones: the card does not answer", dead=True)
     return uuid.UUID(int=whole)
 
 

@@ -20,6 +20,7 @@ class Tree:
         self.root = root.rstrip("/")  # "" stands for "/"
         self.emulated = os.path.exists(self.root + "/rack.bin")
         self._plain: set[str] = {"", "/"}
+        self._nodes: dict[str, frozenset[str]] = {}
 
     def entries(self, path: str) -> list[str] | read.Unreadable:
         """Return the names in a folder, sorted, or why it can't be listed."""
@@ -58,7 +59,7 @@ class Tree:
         """
         if not self.root or path in self._plain:
             return ""
-        problem = self.leads_out(dirname(path))
+        problem = self.leads_out(path.rpartition("/")[0])
         if problem:
             return problem
         try:
@@ -76,4 +77,10 @@ class Tree:
 
     def has_node(self, name: str) -> bool:
         """Whether the device node is there."""
-        return os.path.lexists(f"{self.root}/dev/{name}")
+        folder, _, base = name.rpartition("/")
+        if folder not in self._nodes:  # one look at the folder costs less than one at each node
+            try:
+                self._nodes[folder] = frozenset(os.listdir(f"{self.root}/dev/{folder}"))
+            except OSError:
+                self._nodes[folder] = frozenset()
+        return base in self._nodes[folder]

@@ -14,14 +14,15 @@ from fpgahal._sysfs import boards, pci, read
 from fpgahal._sysfs.tree import BDF, Tree
 from fpgahal._types import DeviceInfo
 
-_DRIVERS = "/sys/bus/pci/drivers"
+DRIVERS = "/sys/bus/pci/drivers"
+USER_DRIVERS = ("xocl", "xrt-user")
 _RENDER = re.compile(r"renderD[0-9]{1,9}")
 
 
 def scan(tree: Tree) -> list[DeviceInfo]:
     """Return the cards that AMD's drivers show."""
     managers = _bound(tree, ("xclmgmt", "xrt-mgmt"))
-    users = _bound(tree, ("xocl", "xrt-user"))
+    users = _bound(tree, USER_DRIVERS)
     of_card: dict[str, str] = {}  # the card's address without function -> management function
     for bdf in managers:
         of_card.setdefault(bdf[:-1], bdf)
@@ -34,9 +35,9 @@ def _bound(tree: Tree, drivers: tuple[str, ...]) -> dict[str, str]:
     """Return the functions bound to one of `drivers`: BDF -> folder below the root."""
     found: dict[str, str] = {}
     for driver in drivers:
-        names = tree.entries(f"{_DRIVERS}/{driver}")
+        names = tree.entries(f"{DRIVERS}/{driver}")
         for name in filter(BDF.fullmatch, [] if isinstance(names, read.Unreadable) else names):
-            found.setdefault(name, tree.follow(f"{_DRIVERS}/{driver}/{name}"))
+            found.setdefault(name, tree.follow(f"{DRIVERS}/{driver}/{name}"))
     return found
 
 
@@ -57,6 +58,7 @@ def _user(tree: Tree, bdf: str, path: str, manager: str, managers: dict[str, str
             tree, "", pci.Ids(), verdict, bdf=bdf, driver="xrt", kernel_driver="xocl", management_bdf=manager
         )
     ids = pci.ids(folder, verdict)
+    pci.judge_bus(folder, verdict)
     _judge_driver_state(folder, verdict)
     loaded = pci.loaded(read.guid(f"{folder}/xclbinuuid"), "xclbinuuid", verdict, "is this really a user function?")
     vbnv, timestamp = _shell(folder, names, ids, verdict)
@@ -72,9 +74,10 @@ def _user(tree: Tree, bdf: str, path: str, manager: str, managers: dict[str, str
         interface_id=_interface_id(folder, verdict),
         vbnv=vbnv,
         timestamp=timestamp,
-        nodes=_nodes(tree, folder, managers.get(manager, ""), verdict),
+        nodes=_nodes(tree, folder, names, managers.get(manager, ""), verdict),
         management_bdf=manager,
         serial=_serial(folder, names),
+        logic_id=_logic_id(folder, names),
     )
 
 
@@ -130,8 +133,15 @@ def _interface_id(folder: str, verdict: pci.Verdict) -> uuid.UUID | None:
     return None
 
 
-def _nodes(tree: Tree, folder: str, manager: str, verdict: pci.Verdict) -> tuple[str, ...]:
-    """Return the render node and, if this machine shows it, the management node.
+def _logic_id(folder: str, names: list[str]) -> uuid.UUID | None:
+    """Return the last of ``logic_uuids``, which is the outermost partition."""
+    value = read.text(f"{folder}/logic_uuids") if "logic_uuids" in names else ""
+    found = read.parse_guid(value.rpartition("\n")[2]) if isinstance(value, str) else None
+    return found if isinstance(found, uuid.UUID) else None
+
+
+def _nodes(tree: Tree, folder: str, names: list[str], manager: str, verdict: pci.Verdict) -> tuple[str, ...]:
+    """Return the render node, the streaming node (QDMA shells) and the management node, as far as they are there.
 
     A container sees all of sysfs but only the nodes that it was given; without the management node it works.
     """
@@ -144,6 +154,9 @@ def _nodes(tree: Tree, folder: str, manager: str, verdict: pci.Verdict) -> tuple
         nodes.append(f"dri/{render}")
         if not tree.has_node(nodes[0]):
             verdict.failed(pci.missing_node(tree, nodes[0]))
+    instance = _part(names, "dma.qdma.u.").rpartition(".")[2]
+    if instance and tree.has_node(f"xfpga/dma.qdma.u{instance}.0"):
+        nodes.append(f"xfpga/dma.qdma.u{instance}.0")
     node = _management_node(tree, manager)
     if node and tree.has_node(node):
         nodes.append(node)

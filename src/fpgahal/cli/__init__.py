@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import fpgahal
@@ -14,11 +15,16 @@ exit codes: 0 done; 1 what was asked is not so (verify, doctor); 2 wrong usage; 
 130 interrupted.  With --json, errors are a JSON document, too: {"error": {"type", "message", "hint"}}.
 FPGAHAL_TRACEBACK=1 adds a Python traceback to errors."""
 
+#: Packages add commands here: `add_to(commands, common)`, as the modules of this one have it.
+GROUP = "fpgahal.commands"
+
 
 def build_parser() -> Parser:
     """Declare every command."""
     # Imported here, because fpgahal-bench shares files of this package, and should not wait for the rest.
-    from fpgahal.cli import conformance, devices, doctor, emulate, images
+    from importlib.metadata import entry_points
+
+    from fpgahal.cli import conformance, devices, doctor, emulate, images, store
 
     common = common_options()
     parser = Parser(
@@ -30,8 +36,13 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"fpgahal {fpgahal.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (devices, images, doctor, conformance, emulate):
+    for group in (devices, images, store, doctor, conformance, emulate):
         group.add_to(commands, common)
+    for entry in entry_points(group=GROUP):
+        try:
+            entry.load()(commands, common)
+        except Exception as error:  # somebody else's: the others must go on working
+            sys.stderr.write(f"fpgahal: the commands `{entry.name}` ({entry.value}) can't be loaded: {error}\n")
     return parser
 
 

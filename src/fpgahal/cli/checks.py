@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 
 import fpgahal
-from fpgahal import DeviceInfo
+from fpgahal import DeviceInfo, DeviceNotFoundError
 
 Status = Literal["ok", "warn", "fail", "absent"]
 
@@ -270,7 +270,11 @@ def memlock(has_board: bool) -> Check:
 
 def devices() -> Iterator[Check]:
     """What the enumerator finds, how it fares, and whether this user may open it."""
-    found = fpgahal.devices()
+    try:
+        found = fpgahal.devices()
+    except DeviceNotFoundError as error:
+        yield Check("devices", "fail", error.message, error.hint)
+        return
     emulated = " EMULATED" if any(info.emulated for info in found) else ""
     if not found:
         yield Check("devices", "absent", "none", "For an emulated one: --emulate pac-a10, or FPGAHAL_EMULATE=pac-a10.")

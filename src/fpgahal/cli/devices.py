@@ -145,8 +145,10 @@ def field_texts(info: DeviceInfo) -> list[tuple[str, object]]:
             value = f"{value:04x}"
         elif name == "health":
             value = info.health
-        elif name == "device_nodes":
-            value = "\n".join(info.device_nodes)
+        elif name == "pci_class":
+            value = f"{value:06x}"
+        elif name in ("device_nodes", "missing_nodes"):
+            value = "\n".join(value)
         elif name == "name":
             value = board_name(info)
         texts.append((name.replace("_", " "), "-" if value in (None, "") else value))

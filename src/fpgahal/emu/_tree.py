@@ -187,7 +187,9 @@ class _Writer:
 
     def _pci_files(self, device_id: int, kind: str) -> Files:
         board = self.board
+        ids = f"{board.vendor_id:04X}:{device_id:04X}", f"{board.subvendor_id:04X}:{board.subdevice_id:04X}"
         return {
+            "uevent": f"PCI_CLASS={kind[2:]}\nPCI_ID={ids[0]}\nPCI_SUBSYS_ID={ids[1]}",
             "vendor": f"{board.vendor_id:#06x}",
             "device": f"{device_id:#06x}",
             "class": kind,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The little of the Kubernetes API that is used here, over aiohttp: list, watch, patch."""
+"""The little of the Kubernetes API that is used here, over aiohttp: list, watch, create, replace, patch, delete."""
 
 from __future__ import annotations
 
@@ -93,6 +93,25 @@ class Api:
         async with self._request(
             "PATCH", path, data=json.dumps(change), headers=headers, timeout=aiohttp.ClientTimeout(TIMEOUT)
         ) as response:
+            return await _document(response)
+
+    async def create(self, path: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Make an object in the list at `path`, and give it as the server has it; raises as `get` does."""
+        return await self._send("POST", path, document)
+
+    async def replace(self, path: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a whole object; its metadata.resourceVersion must be the server's.  Raises as `get` does."""
+        return await self._send("PUT", path, document)
+
+    async def delete(self, path: str) -> None:
+        """Delete an object; raises as `get` does."""
+        async with self._request("DELETE", path, timeout=aiohttp.ClientTimeout(TIMEOUT)) as response:
+            await _document(response)
+
+    async def _send(self, method: str, path: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        timeout = aiohttp.ClientTimeout(TIMEOUT)
+        async with self._request(method, path, data=json.dumps(document), headers=headers, timeout=timeout) as response:
             return await _document(response)
 
     async def watch(self, path: str, version: str, seconds: int) -> AsyncIterator[dict[str, Any]]:

@@ -13,11 +13,16 @@ import re
 
 from fpgahal import ArgumentRangeError
 
+DOMAIN = "fpgahal.dev"
+CDI_KIND = f"{DOMAIN}/fpga"
 INTEL_DOMAIN = "fpga.intel.com"
 
 INTERFACE_DIGITS = (32,)
 AFU_DIGITS = (32, 40)  # a UUID; or the hash of an AOCX file (OpenCL)
 
+_LONGEST = 63  # characters: of a resource's name without its domain, and of a device id
+_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_RESOURCE = re.compile(rf"(?P<domain>{_LABEL}(\.{_LABEL})*)/(?P<name>[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)")
 _INTEL_NODE_NAME = re.compile(
     r"af-[0-9a-f]{3}\.[0-9a-f]{3}\.[A-Za-z0-9_-]{43,48}|af-[0-9a-f]{32,40}|region-[0-9a-f]{32}"
 )
@@ -77,3 +82,40 @@ def region_resource(interface_id: str) -> str:
 def is_intel_node_name(name: str) -> bool:
     """Tell whether a name (without its domain) is one that nodes offer, in either of Intel's schemes."""
     return _INTEL_NODE_NAME.fullmatch(name) is not None
+
+
+def check_resource(resource: str) -> None:
+    """Make sure that kubelet takes a resource's full name.
+
+    Raises
+    ------
+    ArgumentRangeError
+        It would not.
+    """
+    found = _RESOURCE.fullmatch(resource)
+    if found is None or len(found["domain"]) > 253 - len("requests."):
+        raise ArgumentRangeError(
+            f"{resource!r} is no resource name: expected a DNS name, a slash, then letters, digits, '-', '_' and '.'."
+        )
+    if len(found["name"]) > _LONGEST:
+        raise ArgumentRangeError(
+            f"The resource name {resource!r} is too long: {len(found['name'])} characters behind the slash, "
+            f"Kubernetes takes {_LONGEST}."
+        )
+
+
+def check_device_id(id: str) -> None:
+    """Make sure that kubelet takes a device id.
+
+    Raises
+    ------
+    ArgumentRangeError
+        It would not.
+    """
+    if not 0 < len(id) <= _LONGEST:
+        raise ArgumentRangeError(f"The device id {id!r} has {len(id)} characters: expected 1 to {_LONGEST}.")
+
+
+def name_part(text: str) -> str:
+    """Make any text fit for the part of a resource name behind the slash: other characters become ``-``."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")

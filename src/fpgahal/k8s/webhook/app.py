@@ -48,6 +48,16 @@ def build_parser() -> Parser:
         default="2020",
         help="how nodes name a programmed function: by interface and AFU id, or (until 2020) by AFU id (default 2020)",
     )
+    serving.add_argument(
+        "--catalogue", type=Path, metavar="FILE", help="images for pods that ask for accel.fpgahal.dev/ACCELERATOR"
+    )
+    serving.add_argument(
+        "--look-seconds",
+        type=_seconds,
+        default=2.0,
+        metavar="S",
+        help="how long to believe what was seen of nodes and pods; 0: choose by the catalogue alone (default 2)",
+    )
     serving.set_defaults(run=serve)
     printing = commands.add_parser("crds", parents=[common], help="print the CustomResourceDefinitions, as YAML")
     printing.set_defaults(run=print_crds)
@@ -83,6 +93,8 @@ def serve(args: argparse.Namespace, out: Output) -> int:
         args.status_port,
         names_of_2018=args.intel_names == "2018",
         drain_seconds=args.drain,
+        catalogue=args.catalogue,
+        look_seconds=args.look_seconds,
     )
     asyncio.run(serve_reviews(settings, api, started))
     return OK

@@ -15,21 +15,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from fpgahal.k8s.names import INTEL_DOMAIN, is_intel_node_name
-from fpgahal.k8s.webhook.resources import Mode, shown
+from fpgahal.k8s.webhook.container import PARTS, Denied, Operation, asked, containers, escaped, listed, of
+from fpgahal.k8s.webhook.resources import Mode
 from fpgahal.k8s.webhook.table import NamespaceTable
 
 PREFIX = f"{INTEL_DOMAIN}/"
 RESERVED = ("FPGA_REGION", "FPGA_AFU")  # variables that begin so are the webhook's
-MAX_UNITS = 512  # of one name in a container: more than a node can have, and it bounds the patch
 
-Operation: TypeAlias = dict[str, Any]
 Pair: TypeAlias = tuple[str, str]  # interface id, AFU id
 
 _VARIABLE = re.compile("(FPGA_REGION|FPGA_AFU)_([1-9][0-9]{0,3})")
-
-
-class Denied(Exception):
-    """The pod is refused; the text says why and what to do."""
 
 
 def pod_patch(pod: Mapping[str, Any], table: NamespaceTable) -> list[Operation]:
@@ -53,24 +48,20 @@ def pod_patch(pod: Mapping[str, Any], table: NamespaceTable) -> list[Operation]:
         The pod asks for what its namespace does not have, or is no pod.
     """
     patch: list[Operation] = []
-    spec = _of(dict, pod.get("spec"), "spec")
-    for group, title in (("initContainers", "init container"), ("containers", "container")):
-        for index, entry in enumerate(_of(list, spec.get(group), f"spec.{group}")):
-            path = f"/spec/{group}/{index}"
-            container = _of(dict, entry, path)
-            try:
-                patch += _container_patch(container, path, table)
-            except Denied as denied:
-                raise Denied(f"{title} {shown(container.get('name'))}: {denied}") from None
+    for path, title, container in containers(pod):
+        try:
+            patch += _container_patch(container, path, table)
+        except Denied as denied:
+            raise Denied(f"{title}: {denied}") from None
     return patch
 
 
 def _container_patch(container: Mapping[str, Any], path: str, table: NamespaceTable) -> list[Operation]:
-    asked = _asked(container)
+    wanted = asked(container, PREFIX)
     claimed = _claimed(container)
     mapped: dict[str, int] = {}
     held: dict[str, int] = {}  # names of nodes, asked for as they are
-    for name, count in asked.items():
+    for name, count in wanted.items():
         if name in table.targets:
             mapped[name] = count
         elif is_intel_node_name(name.removeprefix(PREFIX)):
@@ -79,50 +70,18 @@ def _container_patch(container: Mapping[str, Any], path: str, table: NamespaceTa
             raise Denied(_unknown(name, table))
     modes = {table.targets[name].mode: name for name, count in mapped.items() if count}
     modes |= {_held_mode(name, claimed, table): name for name, count in held.items() if count}
-    _check_claims(claimed, held, table)
+    _check_claims(claimed, container, table)
     if len(modes) > 1:
         names = " and ".join(f"{name} ({mode})" for mode, name in sorted(modes.items()))
         raise Denied(f"{names} need nodes in different modes: use a container for each.")
-    if asked:
+    if wanted or claimed:
         _check_env_from(container)
     return [*_resource_patch(mapped, held, path, table), *_env_patch(container, mapped, len(claimed), path, table)]
 
 
-def _asked(container: Mapping[str, Any]) -> dict[str, int]:
-    """Give the FPGA resources of a container and how many of each."""
-    resources = _of(dict, container.get("resources"), "resources")
-    limits, requests = (
-        {
-            name: quantity
-            for name, quantity in _of(dict, resources.get(part), f"resources.{part}").items()
-            if isinstance(name, str) and name.startswith(PREFIX)
-        }
-        for part in ("limits", "requests")
-    )
-    asked = {}
-    for name in sorted({*limits, *requests}):
-        limit, request = limits.get(name), requests.get(name)
-        if limit is None or request is None or str(limit) != str(request):
-            raise Denied(
-                f"{name}: the limit is {shown(limit)} and the request is {shown(request)}; they must be equal, "
-                "as extended resources can't be overcommitted."
-            )
-        asked[name] = _units(name, limit)
-    return asked
-
-
-def _units(name: str, quantity: object) -> int:
-    digits = str(quantity)
-    if isinstance(quantity, bool) or not re.fullmatch("[0-9]{1,9}", digits):
-        raise Denied(f"{name}: {shown(quantity)} is no whole number; boards can't be divided.")
-    if int(digits) > MAX_UNITS:
-        raise Denied(f"{name}: {digits} are more than a node can have ({MAX_UNITS}).")
-    return int(digits)
-
-
 def _variables(container: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for entry in _of(list, container.get("env"), "env"):
-        variable = _of(dict, entry, "env")
+    for entry in of(list, container.get("env"), "env"):
+        variable = of(dict, entry, "env")
         name = variable.get("name")
         if isinstance(name, str) and name.startswith(RESERVED):
             yield name, variable
@@ -146,16 +105,22 @@ def _claimed(container: Mapping[str, Any]) -> list[Pair]:
     return [(regions[number], functions[number]) for number in sorted(regions)]
 
 
-def _check_claims(claimed: list[Pair], held: Mapping[str, int], table: NamespaceTable) -> None:
-    """Accept variables only as a former review of ours left them: each pair mapped, one for each unit."""
+def _check_claims(claimed: list[Pair], container: Mapping[str, Any], table: NamespaceTable) -> None:
+    """Accept variables only as a former review of ours left them: each pair mapped, and a unit for each."""
     for number, pair in enumerate(claimed, 1):
         if pair not in table.programmable:
+            images = "" if table.images is None else ", and no image of the catalogue that it may have,"
             raise Denied(
-                f"{_forged(f'FPGA_REGION_{number}')}  No AcceleratorFunction of namespace {table.namespace} has "
-                "that pair of ids."
+                f"{_forged(f'FPGA_REGION_{number}')}  No AcceleratorFunction of namespace {table.namespace}{images} "
+                "has that pair of ids."
             )
     for interface, count in Counter(interface for interface, _ in claimed).items():
-        if held.get(f"{PREFIX}region-{interface}", 0) != count:
+        boards = {table.boards[pair] for pair in claimed if pair[0] == interface and pair in table.boards}
+        region = f"{PREFIX}region-{interface}"
+        regions, others = (
+            sum(asked(container, name).get(name, 0) for name in names) for names in ({region}, boards - {region})
+        )
+        if not regions <= count <= regions + others:
             raise Denied(_forged("FPGA_REGION_1"))
 
 
@@ -172,14 +137,14 @@ def _held_mode(name: str, claimed: list[Pair], table: NamespaceTable) -> Mode:
         return mode
     aliases = [alias for alias, target in table.targets.items() if target.resource == name]
     if aliases:
-        raise Denied(f"{name} does not say which function to program: ask for {_list(aliases)}.")
+        raise Denied(f"{name} does not say which function to program: ask for {listed(aliases)}.")
     raise Denied(f"{name} is a name of nodes, and nothing in namespace {table.namespace} maps to it. {_known(table)}")
 
 
 def _check_env_from(container: Mapping[str, Any]) -> None:
     """Refuse variables from elsewhere that could be called like ours, because what is there can't be seen here."""
-    for entry in _of(list, container.get("envFrom"), "envFrom"):
-        prefix = _of(str, _of(dict, entry, "envFrom").get("prefix"), "envFrom")
+    for entry in of(list, container.get("envFrom"), "envFrom"):
+        prefix = of(str, of(dict, entry, "envFrom").get("prefix"), "envFrom")
         if any(prefix.startswith(name) or name.startswith(prefix) for name in RESERVED):
             raise Denied(
                 f"envFrom with the prefix {prefix!r} could set {RESERVED[0]}_1, which only the webhook may: give it "
@@ -193,12 +158,12 @@ def _resource_patch(
     totals: Counter[str] = Counter()
     for name, count in mapped.items():
         totals[table.targets[name].resource] += count
-    parts = [f"{path}/resources/{part}" for part in ("limits", "requests")]
-    patch: list[Operation] = [{"op": "remove", "path": f"{part}/{_escaped(name)}"} for name in mapped for part in parts]
+    parts = [f"{path}/resources/{part}" for part in PARTS]
+    patch: list[Operation] = [{"op": "remove", "path": f"{part}/{escaped(name)}"} for name in mapped for part in parts]
     for real, count in sorted(totals.items()):
         if count:
             total = str(count + held.get(real, 0))
-            patch += [{"op": "add", "path": f"{part}/{_escaped(real)}", "value": total} for part in parts]
+            patch += [{"op": "add", "path": f"{part}/{escaped(real)}", "value": total} for part in parts]
     return patch
 
 
@@ -219,10 +184,6 @@ def _env_patch(
     return [{"op": "add", "path": f"{path}/env/-", "value": variable} for variable in variables]
 
 
-def _escaped(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")  # RFC 6901
-
-
 def _forged(name: str) -> str:
     return f"{name} is set, but variables that begin with {' or '.join(RESERVED)} are the webhook's: remove it."
 
@@ -237,18 +198,4 @@ def _unknown(name: str, table: NamespaceTable) -> str:
 def _known(table: NamespaceTable) -> str:
     if not table.targets:
         return "It has none: an AcceleratorFunction or an FpgaRegion makes one."
-    return f"It has {_list(list(table.targets))}."
-
-
-def _list(names: list[str]) -> str:
-    more = len(names) - 20
-    return ", ".join(names[:20]) + (f" and {more} more" if more > 0 else "")
-
-
-def _of(kind: type[Any], value: object, where: str) -> Any:
-    """Give a value of this type; the type's empty value if it is absent."""
-    if value is None:
-        return kind()
-    if not isinstance(value, kind):
-        raise Denied(f"{where} is {shown(value)}: a {kind.__name__} was expected.")
-    return value
+    return f"It has {listed(list(table.targets))}."

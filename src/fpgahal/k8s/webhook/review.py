@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One AdmissionReview in, one out (``admission.k8s.io/v1``).  A pure function of the request and the table."""
+"""One AdmissionReview in, one out (``admission.k8s.io/v1``).  A pure function of request, table and boards."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from fpgahal.k8s.webhook.pod import Denied, Operation, pod_patch
+from fpgahal.k8s.planner import Plan
+from fpgahal.k8s.webhook.accelerators import Cluster, translate
+from fpgahal.k8s.webhook.container import Denied, Operation
+from fpgahal.k8s.webhook.pod import pod_patch
 from fpgahal.k8s.webhook.resources import key, shown
 from fpgahal.k8s.webhook.table import Table
 
 API_VERSION, KIND = "admission.k8s.io/v1", "AdmissionReview"
 PODS = {"group": "", "version": "v1", "resource": "pods"}
+NOWHERE = Cluster()  # nothing is known of the nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +33,18 @@ class Decision:
     patch : tuple of dict
         RFC 6902 operations.
     namespace : str
+    plan : Plan or None
+        Boards that accelerators were exchanged for.
+    dry_run : bool
+        The pod will not be created.
     """
 
     uid: str = ""
     denied: str = ""
     patch: tuple[Operation, ...] = ()
     namespace: str = ""
+    plan: Plan | None = None
+    dry_run: bool = False
 
     @property
     def result(self) -> str:
@@ -52,16 +62,16 @@ class Decision:
         return {"apiVersion": API_VERSION, "kind": KIND, "response": response}
 
 
-def decide_body(body: bytes, table: Table) -> Decision:
+def decide_body(body: bytes, table: Table, cluster: Cluster = NOWHERE) -> Decision:
     """Decide about a request's body; what is not JSON is denied."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
         return Decision(denied=f"The review is not JSON: {error}.")
-    return decide(document, table)
+    return decide(document, table, cluster)
 
 
-def decide(document: object, table: Table) -> Decision:
+def decide(document: object, table: Table, cluster: Cluster = NOWHERE) -> Decision:
     """Decide about an AdmissionReview; whatever it is, the answer is a decision."""
     request = document.get("request") if isinstance(document, dict) else None
     if not isinstance(document, dict) or not isinstance(request, dict):
@@ -84,6 +94,9 @@ def decide(document: object, table: Table) -> Decision:
     if not isinstance(namespace, str):
         return Decision(uid, f"The namespace is {shown(namespace)}: a name was expected.")
     try:
-        return Decision(uid, "", tuple(pod_patch(pod, table.namespace(namespace))), namespace)
+        names = table.namespace(namespace)
+        moved = translate(pod, names, cluster)
+        patch = *moved.patch, *pod_patch(moved.pod, names)
+        return Decision(uid, "", patch, namespace, moved.plan, request.get("dryRun") is True)
     except Denied as denied:
         return Decision(uid, str(denied), (), namespace)

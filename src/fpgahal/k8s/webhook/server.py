@@ -16,9 +16,11 @@ from aiohttp import web
 
 from fpgahal.k8s.api import Api
 from fpgahal.k8s.names import af_resource, af_resource_2018
+from fpgahal.k8s.webhook.accelerators import PREFIX, described
+from fpgahal.k8s.webhook.boards import Boards
 from fpgahal.k8s.webhook.certificate import Certificate
 from fpgahal.k8s.webhook.metrics import Metrics
-from fpgahal.k8s.webhook.review import decide_body
+from fpgahal.k8s.webhook.review import NOWHERE, decide_body
 from fpgahal.k8s.webhook.table import Naming, Table
 from fpgahal.k8s.webhook.watch import Watch
 
@@ -47,6 +49,10 @@ class Settings:
         Between looks at the certificate's files.
     drain_seconds : float
         How long to go on serving after SIGTERM, while the Service still sends requests.
+    catalogue : Path or None
+        Images for pods that ask for accelerators.
+    look_seconds : float
+        How long to believe what was seen of nodes and pods; 0: don't look at them.
     """
 
     certificate: Path
@@ -57,13 +63,15 @@ class Settings:
     names_of_2018: bool = False
     reload_seconds: float = 5.0
     drain_seconds: float = 5.0
+    catalogue: Path | None = None
+    look_seconds: float = 2.0
 
 
 class Server:
-    """Answers reviews from a table; `watch` says whether the table can be trusted."""
+    """Answers reviews from a table; `watch` says whether the table can be trusted, `boards` what is free."""
 
-    def __init__(self, watch: Watch, metrics: Metrics) -> None:
-        self._watch, self._metrics = watch, metrics
+    def __init__(self, watch: Watch, metrics: Metrics, boards: Boards | None = None) -> None:
+        self._watch, self._metrics, self._boards = watch, metrics, boards
         self.stopping = False
 
     def reviews(self) -> web.Application:
@@ -89,7 +97,14 @@ class Server:
             return _refuse(400, "The body is empty: an AdmissionReview was expected.")
         if not self._watch.synced:
             return _refuse(503, "The namespaces' tables are not known yet: try again.")
-        decision = decide_body(body, self._watch.table)
+        cluster = NOWHERE
+        if self._boards is not None and PREFIX.rstrip("/").encode() in body:  # "/" may be escaped
+            cluster = await self._boards.cluster()
+        decision = decide_body(body, self._watch.table, cluster)
+        if decision.plan is not None:
+            if self._boards is not None and not decision.dry_run:
+                self._boards.reserve(decision.plan)
+            log.info("Planned: %s", described(decision.plan), extra={"namespace": decision.namespace})
         self._metrics.reviewed(decision.result, time.perf_counter() - begin)
         if decision.denied:
             log.info("Denied: %s", decision.denied, extra={"uid": decision.uid, "namespace": decision.namespace})
@@ -128,6 +143,8 @@ async def serve(settings: Settings, api: Api, started: Callable[[int, int], None
     ------
     CertificateError
         The certificate's files can't be used.
+    CatalogueError
+        The catalogue can't be used.
     OSError
         A port is taken.
     """
@@ -143,11 +160,16 @@ async def serve(settings: Settings, api: Api, started: Callable[[int, int], None
     async with api:
         naming: Naming = (lambda _, afu_id: af_resource_2018(afu_id)) if settings.names_of_2018 else af_resource
         watch = Watch(api, Table(naming))
-        server = Server(watch, Metrics(watch, certificate))
+        boards = None
+        if settings.catalogue is not None:
+            boards = Boards(api, watch.table, settings.catalogue, settings.look_seconds)
+        server = Server(watch, Metrics(watch, certificate), boards)
         reviews, status = (
             web.AppRunner(app, access_log=None, shutdown_timeout=10.0) for app in (server.reviews(), server.status())
         )
         tasks = [asyncio.create_task(watch.run()), asyncio.create_task(certificate.follow(settings.reload_seconds))]
+        if boards is not None:
+            tasks.append(asyncio.create_task(boards.follow(settings.reload_seconds)))
         try:
             for runner, port, context in (
                 (reviews, settings.port, certificate.context),

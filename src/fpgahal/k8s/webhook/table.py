@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from fpgahal.k8s.catalogue import Catalogue
 from fpgahal.k8s.names import INTEL_DOMAIN, af_resource, region_resource
+from fpgahal.k8s.planner import Image
 from fpgahal.k8s.webhook.resources import AcceleratorFunction, Broken, FpgaRegion, Kind, Mode, Resource
 
 
@@ -42,19 +44,30 @@ class NamespaceTable:
         By the name that pods use, with its domain.
     broken : mapping of str to Broken
         Names that exist, but can't be used; same keys.
+    images : tuple of Image, or None
+        What the catalogue lets the namespace have; None where there is no catalogue.
+    programmable : frozenset of (str, str)
+        Interface id and AFU id of all that the nodes may program for the namespace.
+    boards : mapping of (str, str) to str
+        For those of them that the catalogue has: the resource of the boards.
     """
 
     namespace: str
     targets: Mapping[str, Target] = field(default_factory=dict)
     broken: Mapping[str, Broken] = field(default_factory=dict)
+    images: tuple[Image, ...] | None = None
     programmable: frozenset[tuple[str, str]] = field(init=False)
+    boards: Mapping[tuple[str, str], str] = field(init=False)
     _offered: frozenset[tuple[str, Mode]] = field(init=False)
 
     def __post_init__(self) -> None:
         targets = self.targets.values()
         pairs = frozenset((to.interface_id, to.afu_id) for to in targets if to.mode is Mode.ORCHESTRATED)
-        object.__setattr__(self, "programmable", pairs)
-        object.__setattr__(self, "_offered", frozenset((to.resource, to.mode) for to in targets))
+        boards = {(image.interface_id, image.afu_id): image.board for image in self.images or () if image.interface_id}
+        offered = {(to.resource, to.mode) for to in targets} | {(board, Mode.ORCHESTRATED) for board in boards.values()}
+        object.__setattr__(self, "programmable", pairs | boards.keys())
+        object.__setattr__(self, "boards", boards)
+        object.__setattr__(self, "_offered", frozenset(offered))
 
     def offers(self, resource: str, mode: Mode) -> bool:
         """Tell whether a name maps to this resource of the nodes in this mode, so that it may be used itself."""
@@ -64,7 +77,12 @@ class NamespaceTable:
 Naming: TypeAlias = Callable[[str, str], str]  # interface id, AFU id -> a programmed function's name
 
 
-def namespace_table(namespace: str, resources: Iterable[Resource], naming: Naming = af_resource) -> NamespaceTable:
+def namespace_table(
+    namespace: str,
+    resources: Iterable[Resource],
+    naming: Naming = af_resource,
+    images: tuple[Image, ...] | None = None,
+) -> NamespaceTable:
     """Make the table of a namespace from its objects (those of other namespaces must not be among them)."""
     by_name: dict[str, list[Resource]] = {}
     for resource in resources:
@@ -78,7 +96,7 @@ def namespace_table(namespace: str, resources: Iterable[Resource], naming: Namin
             broken[name] = named[0]
         else:
             targets[name] = _target(named[0], naming)
-    return NamespaceTable(namespace, targets, broken)
+    return NamespaceTable(namespace, targets, broken, images)
 
 
 def ambiguous(resource: Resource) -> Broken:
@@ -113,12 +131,25 @@ class Table:
     ----------
     naming : callable
         How the nodes' plugins name a programmed function.
+    catalogue : Catalogue, optional
+        Images for pods that ask for accelerators.
     """
 
-    def __init__(self, naming: Naming = af_resource) -> None:
+    def __init__(self, naming: Naming = af_resource, catalogue: Catalogue | None = None) -> None:
         self._naming = naming
+        self._catalogue = catalogue
         self._resources: dict[str, dict[tuple[Kind, str], Resource]] = {}
         self._tables: dict[str, NamespaceTable] = {}
+
+    @property
+    def catalogue(self) -> Catalogue | None:
+        """The images; another catalogue makes all tables anew."""
+        return self._catalogue
+
+    @catalogue.setter
+    def catalogue(self, catalogue: Catalogue | None) -> None:
+        self._catalogue = catalogue
+        self._tables.clear()
 
     def put(self, resource: Resource) -> None:
         """Add an object, or replace the one of this kind and name."""
@@ -144,11 +175,12 @@ class Table:
 
     def namespace(self, namespace: str) -> NamespaceTable:
         """Give the names of a namespace; none, if it has no objects."""
+        images = None if self._catalogue is None else self._catalogue.permitted(namespace)
         if namespace not in self._resources:
-            return NamespaceTable(namespace)  # not kept: anybody can ask for any namespace
+            return NamespaceTable(namespace, images=images)  # not kept: anybody can ask for any namespace
         found = self._tables.get(namespace)
         if found is None:
-            found = namespace_table(namespace, self._resources[namespace].values(), self._naming)
+            found = namespace_table(namespace, self._resources[namespace].values(), self._naming, images)
             self._tables[namespace] = found
         return found
 

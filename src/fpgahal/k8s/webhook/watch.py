@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
@@ -13,6 +12,7 @@ from typing import Any, TypeAlias
 import aiohttp
 
 from fpgahal.k8s.api import Api, ApiError
+from fpgahal.k8s.backoff import Backoff
 from fpgahal.k8s.webhook.resources import GROUP, VERSION, Broken, Kind, key, parse
 from fpgahal.k8s.webhook.table import Table
 
@@ -25,24 +25,6 @@ log = logging.getLogger(__name__)
 
 Id: TypeAlias = tuple[Kind, str, str]  # kind, namespace, name
 FAILURES = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
-
-
-class Backoff:
-    """Seconds to wait after one failure, after two, …: doubled each time, with jitter, until `reset`."""
-
-    def __init__(self, first: float = 0.5, most: float = 30.0) -> None:
-        self.first, self.most = first, most
-        self.failures = 0
-
-    def reset(self) -> None:
-        """Begin again."""
-        self.failures = 0
-
-    def next(self) -> float:
-        """Give the next wait."""
-        wait = min(self.most, self.first * (1 << min(self.failures, 16)))
-        self.failures += 1
-        return wait * random.uniform(0.5, 1.0)
 
 
 class Watch:
