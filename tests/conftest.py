@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ import fpgahal
 # A rack of the caller's shell must not leak into the tests.
 for variable in ("FPGAHAL_EMULATE", "FPGAHAL_EMU_RACK"):
     os.environ.pop(variable, None)
+
+# Or Ray writes its token into the home folder.
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 # A shell's background job ignores Ctrl-C, and so would the programs that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

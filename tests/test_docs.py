@@ -36,6 +36,7 @@ BLOCKS = [
     for page in PAGES
     for number, (code, before) in enumerate(blocks(page))
 ]
+RAY = "ignore::DeprecationWarning:ray.data.context"  # of its own defaults
 NAMES = {
     "dev": fpgahal.Device,
     "buf": fpgahal.Buffer,
@@ -64,7 +65,7 @@ def test_python(code: str, before: list[tuple[str, str]], tmp_path: Path) -> Non
     tests = re.search(r"^\s*def test_", code, re.MULTILINE)
     command = ["-m", "pytest", "-q", "--strict-markers", "-p", "no:cacheprovider"] if tests else []
     done = subprocess.run(
-        [sys.executable, "-W", "error", *command, "test_block.py"],
+        [sys.executable, "-W", "error", "-W", RAY, *command, "test_block.py"],
         cwd=tmp_path,
         text=True,
         capture_output=True,

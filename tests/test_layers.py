@@ -39,11 +39,12 @@ LAYERS = {
     "conformance": 6,
     "k8s": 6,
     "manager": 6,
+    "contrib": 6,
     "__main__": 6,
     "_probe": 6,
 }
 # Consumers use the public names only, as any user could.
-PUBLIC_ONLY = ("kernels", "cli", "bench", "conformance", "k8s", "manager")
+PUBLIC_ONLY = ("kernels", "cli", "bench", "conformance", "k8s", "manager", "contrib")
 
 SOURCES = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".pyx", ".pxd"))
 
