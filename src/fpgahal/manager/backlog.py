@@ -220,6 +220,10 @@ class Backlog:
                         best = key, request
         return best
 
+    def length(self, accelerator: str) -> int:
+        """How many wait for an accelerator."""
+        return sum(len(queue) for queues in self._queues.get(accelerator, {}).values() for queue in queues)
+
     def sizes(self, accelerator: str) -> int:
         """How much waits for an accelerator, as far as anybody needs to know: in its 1,000 first requests a queue."""
         total = 0

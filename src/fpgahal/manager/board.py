@@ -93,9 +93,10 @@ class Worker:
         self.name = info.address
         self.timeout = timeout
         self.board = Board(self.name, {}, up=False)
+        self.drained = False  # others may have the board, once `here` is False
         self._catalogue = catalogue
         self._owner = owner
-        self._inbox: SimpleQueue[tuple[Work, Begun | None] | None] = SimpleQueue()
+        self._inbox: SimpleQueue[tuple[Work | None, Begun | None] | None] = SimpleQueue()
         self._lock = threading.Lock()  # who has it uses the device
         self._dev: Device | None = None
         self._images: dict[Hashable, Bitstream] = {}
@@ -118,6 +119,15 @@ class Worker:
         self._stopping = True
         self._inbox.put(None)
         self._thread.join(timeout)
+
+    @property
+    def here(self) -> bool:
+        """Whether the board is open."""
+        return self._dev is not None
+
+    def look(self) -> None:
+        """See at once whether the board is to be closed, or opened."""
+        self._inbox.put((None, None))
 
     def put(self, work: Work) -> None:
         """Do it, some time."""
@@ -153,8 +163,8 @@ class Worker:
                 continue
             if item is None:
                 break
-            work: Work | None
             work, begun = item
+            wait = wait if work is not None else 0.0
             del item  # while this thread waits for the next, it holds nobody's memory
             while work is not None:
                 with self._lock:
@@ -169,6 +179,12 @@ class Worker:
 
     def _look(self) -> float:
         """Is the board still there, or there again?"""
+        if self.drained and self.board.work is None:
+            with self._lock:
+                self._give_up()
+                self._images.clear()  # it may come back with another shell
+            self._owner.lost(self)
+            return _CHECK
         with self._lock:
             if self._dev is not None:
                 try:
@@ -193,7 +209,7 @@ class Worker:
         except FpgaError as error:
             _LOG.debug("board does not open", extra={"board": self.name, "error": str(error)})
             return False
-        if not self.board.images:
+        if not self._images:
             images = {}
             for name, accelerator in self._catalogue.items():
                 try:

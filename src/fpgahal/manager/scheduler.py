@@ -166,6 +166,14 @@ class Scheduler:
         """Requests that wait or run."""
         return len(self._live)
 
+    def clients(self) -> Mapping[Hashable, int]:
+        """How many requests of each client wait or run."""
+        return {client: len(mine) for client, mine in self._clients.items()}
+
+    def waiting(self) -> Mapping[str, int]:
+        """How many requests wait for each accelerator."""
+        return {name: self._backlog.length(name) for name in self._backlog.accelerators()}
+
     def cost(self, accelerator: str) -> float:
         """Seconds for a unit of size, as measured; 1 ms as long as nothing was."""
         return self._cost.get(accelerator, 1e-3)

@@ -168,9 +168,8 @@ class Report(NamedTuple):
     text: str
 
 
-Frame = (
-    (Hello | Register | Release | Submit | Describe | Cancel | Status | Admin)
-    | (Welcome | Ok | Specs | Done | Failed | Report)
+Frame = (Hello | Register | Release | Submit | Describe | Cancel | Status | Admin) | (
+    Welcome | Ok | Specs | Done | Failed | Report
 )
 
 
