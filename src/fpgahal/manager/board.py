@@ -93,7 +93,8 @@ class Worker:
         self.name = info.address
         self.timeout = timeout
         self.board = Board(self.name, {}, up=False)
-        self.drained = False  # others may have the board, once `here` is False
+        self.drained = False  # others may have the board, once it is not `here`
+        self.here = False
         self._catalogue = catalogue
         self._owner = owner
         self._inbox: SimpleQueue[tuple[Work | None, Begun | None] | None] = SimpleQueue()
@@ -119,11 +120,6 @@ class Worker:
         self._stopping = True
         self._inbox.put(None)
         self._thread.join(timeout)
-
-    @property
-    def here(self) -> bool:
-        """Whether the board is open."""
-        return self._dev is not None
 
     def look(self) -> None:
         """See at once whether the board is to be closed, or opened."""
@@ -183,6 +179,7 @@ class Worker:
             with self._lock:
                 self._give_up()
                 self._images.clear()  # it may come back with another shell
+                self.here = False
             self._owner.lost(self)
             return _CHECK
         with self._lock:
@@ -206,6 +203,7 @@ class Worker:
         """Open the board; at the first time, find out what it can run."""
         try:
             self._dev = fpgahal.open(fpgahal.find(self.info.address))
+            self.here = True
         except FpgaError as error:
             _LOG.debug("board does not open", extra={"board": self.name, "error": str(error)})
             return False

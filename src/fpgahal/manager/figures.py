@@ -10,7 +10,7 @@ from typing import Any
 from fpgahal.manager.backlog import Request
 
 #: Upper ends of a Histogram's bins, in seconds; the last bin has none.
-BOUNDS = tuple(factor * 10.0**power for power in range(-6, 2) for factor in (1, 2, 5))
+BOUNDS = tuple(float(f"{factor}e{power}") for power in range(-6, 2) for factor in (1, 2, 5))
 
 
 class Histogram:

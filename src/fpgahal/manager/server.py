@@ -113,7 +113,7 @@ class Server:
         self._pause = NEVER  # when to look at new clients again
         self._complained = -NEVER
         self._complaints = 0
-        self._report: wire.Report | None = None  # of this turn: who asks often gets the same one
+        self._reported = False  # which takes long: others come before this client's next frame
         self._listener = listen(self.path, mode)
         self.node = Node(devices, catalogue, self._share, self._poke, settings, self.limits.timeout)
         self._cordons = Cordons(self.path.with_name(f"{self.path.name}.cordons"), self.node)
@@ -171,7 +171,6 @@ class Server:
             os.eventfd_write(self._poked, 1)
 
     def _turn(self) -> None:
-        self._report = None
         wake = self.node.wake
         if self._pause != NEVER:
             wake = min(wake, self._pause)
@@ -289,7 +288,8 @@ class Server:
     def _read(self, connection: Connection, frames: int) -> None:
         sock, buffer = connection.sock, self._buffer
         for _ in range(frames):
-            if connection.closed or connection.behind:
+            if connection.closed or connection.behind or self._reported:
+                self._reported = False
                 return
             try:
                 size, control, flags, _ = sock.recvmsg_into([buffer], _FDS, _READ)
@@ -377,9 +377,8 @@ class Server:
                 connection.release(frame.handle)
                 connection.reply((tag, wire.Ok()))
             case wire.Status():
-                if self._report is None:
-                    self._report = wire.Report(fitting(self.status()))
-                connection.reply((tag, self._report))
+                connection.reply((tag, wire.Report(fitting(self.status()))))
+                self._reported = True
             case wire.Admin():
                 peer = connection.peer
                 who = {"client": connection.number, "pid": peer.pid, "uid": peer.uid}
