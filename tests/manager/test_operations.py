@@ -105,7 +105,7 @@ def test_requests_that_only_cordoned_boards_can_run_wait(daemon: Daemon, capsys:
 
 
 def test_draining_waits_for_what_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with running(tmp_path, launch_us=700_000) as daemon, daemon.connect() as m:
+    with running(tmp_path, launch_us=2_000_000) as daemon, daemon.connect() as m:
         (address,) = addresses(daemon)
         until(lambda: states(daemon) == ["idle"])
         runs = m.submit("vadd", a=ONES, b=ONES, once=True)

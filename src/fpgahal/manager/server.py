@@ -286,10 +286,9 @@ class Server:
     # --- frames -------------------------------------------------------------------------------------------------
 
     def _read(self, connection: Connection, frames: int) -> None:
-        sock, buffer = connection.sock, self._buffer
+        sock, buffer, self._reported = connection.sock, self._buffer, False
         for _ in range(frames):
             if connection.closed or connection.behind or self._reported:
-                self._reported = False
                 return
             try:
                 size, control, flags, _ = sock.recvmsg_into([buffer], _FDS, _READ)
