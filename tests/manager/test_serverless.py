@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -69,8 +70,7 @@ class Store:
         self.client.put_object(Bucket=BUCKET, Key=key, Body=data)
 
     def pixels(self, key: str) -> Any:
-        body = self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
-        return np.asarray(Image.open(io.BytesIO(body)))
+        return read(self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
 
     def version(self, key: str) -> str:
         """Another one after each PUT."""
@@ -82,14 +82,14 @@ class Store:
 
 
 class Function:
-    """The function, as `python -m function.func` serves it."""
+    """The function, as `python -m function` serves it."""
 
     def __init__(self, store: Store, manager: Path, log: Path, **settings: str) -> None:
         self.port = free_port()
         self.log = log
         with log.open("a") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "function.func"],
+                [sys.executable, "-m", "function"],
                 cwd=FOLDER,
                 env=os.environ
                 | variables(store, manager)
@@ -163,6 +163,11 @@ def png(pixels: Any) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+def read(data: bytes) -> Any:
+    with Image.open(io.BytesIO(data)) as picture:
+        return np.asarray(picture)
 
 
 def noise(seed: int, shape: tuple[int, ...] = (72, 96), dtype: Any = np.uint8) -> Any:
@@ -403,12 +408,12 @@ def test_no_manager_is_no_reason_to_give_up(store: Store, tmp_path: Path) -> Non
         serving(store, daemon.socket, tmp_path / "function.log", TIMEOUT="1") as function,
     ):
         until(function.ready, 20)
-        assert function.post("patient.png").status == 200
+        until(lambda: function.post("patient.png").status == 200)
         daemon.rack.fault(0, "vanish")  # there is a manager, but no board
         store.put("patient.png", noise(12))
         since = time.monotonic()
         assert function.post("patient.png").status == 503
-        assert 0.9 < time.monotonic() - since < 3
+        assert 0.9 < time.monotonic() - since < 10
         daemon.rack.clear(0)
         until(lambda: function.post("patient.png").status == 200)
         daemon.kill()
@@ -418,7 +423,7 @@ def test_no_manager_is_no_reason_to_give_up(store: Store, tmp_path: Path) -> Non
         assert function.ask("GET", "/health/liveness").status == 200
         daemon.start()
         until(function.ready)
-        assert function.post("patient.png").status == 200
+        until(lambda: function.post("patient.png").status == 200)
         check(store, "patient.png", pixels)
 
 
@@ -464,3 +469,32 @@ def test_a_picture_that_is_replaced_meanwhile(store: Store, monkeypatch: pytest.
         func._connector.shutdown(wait=False)
     assert [np.array_equal(one, noise(20 + n)) for n, one in enumerate(seen)] == [True] * 3
     assert np.array_equal(store.pixels("warped/replaced.png.png"), noise(22))
+
+
+# --- what is written about it ---------------------------------------------------------------------------------------
+
+
+def test_readme(tmp_path: Path) -> None:
+    """From nothing to a picture."""
+    block = re.search(r"^```sh\n(.*?)^```", (FOLDER / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert block
+    script = block[1]
+    for written, here in {
+        "fpgahal-manager": f"{sys.executable} -m fpgahal.manager.app",
+        "python ": f"{sys.executable} ",
+        ":9000": f":{(s3 := free_port())}",
+        "-p 9000": f"-p {s3}",
+        ":8080": f":{free_port()}",
+    }.items():
+        assert written in script
+        script = script.replace(written, here)
+    search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": search, "PYTHONPATH": f"{FOLDER}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(
+        ["sh", "-ec", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    photo, edges, warped = (read((tmp_path / name).read_bytes()) for name in ("photo.png", "edges.png", "warped.png"))
+    gx, gy = (cv2.Sobel(photo, cv2.CV_64F, *order) for order in ((1, 0), (0, 1)))
+    assert np.array_equal(edges, np.minimum(np.floor(np.sqrt(gx**2 + gy**2) + 0.5), 255))
+    assert warped.shape == (480, 640)

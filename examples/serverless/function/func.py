@@ -287,9 +287,3 @@ async def read(scope, receive) -> HTTPMessage:
     return HTTPMessage(
         {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}, body
     )
-
-
-if __name__ == "__main__":
-    from func_python.http import serve
-
-    serve(new)
