@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -449,7 +450,8 @@ def test_a_picture_that_is_replaced_meanwhile(store: Store, monkeypatch: pytest.
     for name, value in variables(store, Path("/nowhere")).items():
         monkeypatch.setenv(name, value)
     monkeypatch.syspath_prepend(str(FOLDER))
-    func: Any = __import__("function").new()
+    function: Any = importlib.import_module("function")
+    func = function.new()
     seen = []
 
     def run(accelerator: str, until: float, **arguments: Any) -> Any:
@@ -461,14 +463,13 @@ def test_a_picture_that_is_replaced_meanwhile(store: Store, monkeypatch: pytest.
 
     monkeypatch.setattr(func, "_run", run)
     store.put("replaced.png", noise(20))
-    func.start({"TIMEOUT": "10"})
-    try:
-        func._picture(BUCKET, "replaced.png", time.monotonic() + 10)
-    finally:
-        func._attempt.cancel()
-        func._connector.shutdown(wait=False)
+    func._picture(BUCKET, "replaced.png", time.monotonic() + 10)
+    func.stop()
     assert [np.array_equal(one, noise(20 + n)) for n, one in enumerate(seen)] == [True] * 3
     assert np.array_equal(store.pixels("warped/replaced.png.png"), noise(22))
+    monkeypatch.setenv("TIMEOUT", "soon")
+    with pytest.raises(ValueError, match="soon"):  # at once, and not with the first event
+        function.new()
 
 
 # --- what is written about it ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ The HTTP status tells the sender (a Knative trigger, MinIO, ...) what to do:
     4xx  the event or its picture will not get better (400, 405, 410, 413, 422): do not send it again.  Never 404, 408,
          409 or 429, which Knative does send again.
     503  S3, the manager or the boards are not available, or not in time: send it again.
+    500  this program has a defect: send it again, maybe to another version of it.
 
 Settings, from the environment: AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID and what else boto3 knows; FPGAHAL_MANAGER, the
 manager's socket; ANGLE and SCALE of the turn; TIMEOUT, seconds for one event; WORKERS, events at a time.
@@ -23,6 +24,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,7 +45,7 @@ from fpgahal.kernels.image import rotation
 
 MAX_EVENT = 1 << 20  # bytes
 MAX_FILE = 64 << 20  # bytes
-MAX_PIXELS = 64 << 20
+MAX_PIXELS = 24 << 20  # 16 at a time, in three copies: some 4 GB
 RESULTS = ("edges/", "warped/")  # what is below them is ours, and no picture to work on
 DONE = "dev.fpgahal.image.warped"  # type of the event that we reply with
 GONE = {"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "404"}
@@ -67,11 +69,11 @@ def new() -> "Function":
 class Function:
     """What func-python serves: `start` and `stop`, probes, and `handle` for each request."""
 
-    def start(self, settings: dict[str, str]) -> None:
-        self._timeout = float(settings.get("TIMEOUT", "30"))
-        self._angle, self._scale = float(settings.get("ANGLE", "15")), float(settings.get("SCALE", "0.9"))
-        workers = int(settings.get("WORKERS", "16"))
-        self._pool = ThreadPoolExecutor(workers, "picture")
+    def __init__(self) -> None:
+        """Read the settings: what is wrong with them ends the process here, but in `start` the server would go on."""
+        self._timeout = float(os.environ.get("TIMEOUT", "30"))
+        self._angle, self._scale = (float(os.environ.get(*one)) for one in (("ANGLE", "15"), ("SCALE", "0.9")))
+        workers = int(os.environ.get("WORKERS", "16"))
         self._s3 = boto3.client(
             "s3",
             config=Config(
@@ -82,9 +84,13 @@ class Function:
                 s3={"addressing_style": "path"},  # MinIO has no name for each bucket
             ),
         )
-        self._guard = threading.Lock()
+        self._pool = ThreadPoolExecutor(workers, "picture")
         self._connector = ThreadPoolExecutor(1, "connector")
+        self._guard = threading.Lock()
         self._attempt: Future[manager.Client] | None = None
+
+    def start(self, settings: dict[str, str]) -> None:
+        """Begin to connect, before there is an event."""
         self._connection()
 
     def stop(self) -> None:
