@@ -9,14 +9,15 @@ import struct
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fpgahal import ArgumentRangeError
-from fpgahal.manager import wire
-from fpgahal.manager.accelerators import Accelerator, Argument, Job
+from fpgahal.manager import packets, wire
+from fpgahal.manager.accelerators import Argument
 from fpgahal.manager.backlog import Share
 from fpgahal.manager.memory import Segment, array
+from fpgahal.manager.node import Asked, Known
 from fpgahal.manager.policy import Grant, Policy
 from fpgahal.manager.wire import Frame, Ref, Value
 
@@ -73,15 +74,6 @@ def death(sock: socket.socket, pid: int) -> int | None:
             return None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Known:
-    """A request that was checked before: the same bytes mean the same job, as long as no buffer changes."""
-
-    submit: wire.Submit
-    accelerator: Accelerator
-    job: Job
-
-
 class Connection:
     """One client.
 
@@ -101,6 +93,7 @@ class Connection:
         self.sock = sock
         self.number = number
         self.peer = peer
+        self.user = peer.uid
         self.account = account
         self.death = death(sock, peer.pid)
         self.greeted = False
@@ -173,27 +166,42 @@ class Connection:
             self.known.clear()
         self.known[data] = known
 
+    def asked(self, packet: bytes) -> list[Asked] | None:
+        """What a packet asks for, if it was all checked before."""
+        found: list[Asked] = []
+        for tag, body in packets.submits(packet) or ():
+            known = self.known.get(body)
+            if known is None:
+                return None
+            if not found or not found[-1].takes(known, tag):
+                found.append(Asked(self, known, tag))
+        return found or None
+
     # --- answers ------------------------------------------------------------------------------------------------
 
     def reply(self, *answers: tuple[int, Frame]) -> None:
         """Send answers, each with its tag, at once if the client reads; any thread may call it."""
-        packets = [wire.pack(frame, tag) for tag, frame in answers]
-        if len(packets) > 1:
-            packets = wire.together(packets)
+        self._send(packets.together([wire.pack(frame, tag) for tag, frame in answers]))
+
+    def reply_done(self, tags: Sequence[int], waited: float, ran: float) -> None:
+        """Tell that requests have run; any thread may call it."""
+        self._send(packets.done(tags, waited, ran))
+
+    def _send(self, data: list[bytes]) -> None:
         with self._lock:
             if self.closed:
                 return
-            while packets and not self._unsent:
+            while data and not self._unsent:
                 try:
-                    self.sock.send(packets[0], wire.AT_ONCE)
+                    self.sock.send(data[0], wire.AT_ONCE)
                 except BlockingIOError:
                     break
                 except OSError:
                     return  # it is gone; the loop sees it, too
-                packets.pop(0)
-            if not packets:
+                data.pop(0)
+            if not data:
                 return
-            self._unsent.extend(packets)
+            self._unsent.extend(data)
         self._on_unsent()
 
     def flush(self) -> bool:
@@ -234,4 +242,4 @@ class QuotaError(ArgumentRangeError):
     """A user has too much already."""
 
 
-__all__ = ["Account", "Connection", "Known", "Peer", "QuotaError"]
+__all__ = ["Account", "Connection", "Peer", "QuotaError"]

@@ -23,14 +23,14 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from fpgahal import DeviceInfo, FpgaError
-from fpgahal.manager import wire
+from fpgahal.manager import packets, wire
 from fpgahal.manager.accelerators import Accelerator
 from fpgahal.manager.board import clock
-from fpgahal.manager.connection import Account, Connection, Known, Peer, QuotaError
+from fpgahal.manager.connection import Account, Connection, Peer, QuotaError
 from fpgahal.manager.listener import files_of, listen
-from fpgahal.manager.node import NEVER, REPORTED, Node, Pending, failure
+from fpgahal.manager.node import NEVER, REPORTED, Asked, Known, Node, failure
 from fpgahal.manager.policy import Policy
-from fpgahal.manager.scheduler import Refusal, Refused, Request, Settings, Share
+from fpgahal.manager.scheduler import Refusal, Refused, Settings, Share
 from fpgahal.manager.wire import Code, Failed, Frame, ProtocolError
 
 _FRAMES = 32  # of one client, before others are looked at
@@ -170,10 +170,9 @@ class Server:
                 self._epoll.modify(self._listener, select.EPOLLIN)
         timeout = None if wake == NEVER else min(max(0.0, wake - clock()), _LONGEST)
         events = self._epoll.poll(0)
-        frames = _FRAMES
-        if not events:
+        busy = bool(events)
+        if not busy:
             events = self._epoll.poll(timeout)
-            frames = 1  # who has waited gets an answer before more is looked for
         new = False
         for fd, event in events:
             connection = self._by_fd.get(fd)
@@ -185,7 +184,7 @@ class Server:
                     self._epoll.modify(fd, select.EPOLLIN)
                 if event & select.EPOLLIN:
                     try:
-                        self._read(connection, frames)
+                        self._read(connection, busy)
                     except Exception:  # a defect should not cost more than this connection
                         _LOG.exception("a client's frames failed", extra={"client": connection.number})
                         self._drop(connection, "a defect")
@@ -277,9 +276,10 @@ class Server:
 
     # --- frames -------------------------------------------------------------------------------------------------
 
-    def _read(self, connection: Connection, frames: int) -> None:
+    def _read(self, connection: Connection, busy: bool) -> None:
+        """Take what a client has sent; when there was nothing to do, its first request is answered before more."""
         sock, buffer = connection.sock, self._buffer
-        for _ in range(frames):
+        for _ in range(_FRAMES if busy else 1):
             if connection.closed or connection.behind:
                 return
             try:
@@ -296,7 +296,7 @@ class Server:
             try:
                 if flags & _CUT:
                     raise ProtocolError("A packet that is too long, or brings too many files.")
-                self._take(connection, bytes(memoryview(buffer)[:size]), fds)
+                self._take(connection, bytes(memoryview(buffer)[:size]), fds, not busy)
             except ProtocolError as error:
                 self._complain("protocol error", client=connection.number, uid=connection.peer.uid, error=str(error))
                 connection.reply((0, failure(error, Code.PROTOCOL)))
@@ -306,13 +306,19 @@ class Server:
                 for fd in fds:
                     os.close(fd)
 
-    def _take(self, connection: Connection, data: bytes, fds: list[int]) -> None:
-        tag = wire.is_submit(data)
-        if tag is not None and not fds:
-            known = connection.known.get(data[wire.HEADER_BYTES :])
-            if known is not None:
-                self._submit(connection, tag, known)
-                return
+    def _take(self, connection: Connection, packet: bytes, fds: list[int], now: bool) -> None:
+        asked = connection.asked(packet) if not fds else None
+        if asked is not None:
+            now = now and len(asked) == 1
+            for one in asked:
+                self._submit(connection, one, now)
+            return
+        for data in packets.apart(packet):
+            if fds and len(data) != len(packet):
+                raise ProtocolError("A file came with several frames.")
+            self._take_frame(connection, data, fds)
+
+    def _take_frame(self, connection: Connection, data: bytes, fds: list[int]) -> None:
         tag, frame = wire.parse(data)
         if fds and not isinstance(frame, wire.Register):
             raise ProtocolError("A file came with a frame that takes none.")
@@ -351,13 +357,13 @@ class Server:
     def _answer(self, connection: Connection, tag: int, frame: Frame, data: bytes, fds: list[int]) -> None:
         match frame:
             case wire.Submit():
-                self._request(connection, tag, frame, data[wire.HEADER_BYTES :])
+                self._request(connection, tag, frame, packets.body_of(data))
             case wire.Describe():
                 self._describe(connection, tag, frame)
             case wire.Cancel():
                 if tag in connection.preparing:
                     connection.preparing[tag] = True
-                self.node.cancel((connection.number, tag))
+                self.node.cancel(connection.number, tag)
             case wire.Register():
                 if sum(account.buffers for account in self._accounts.values()) >= self._most_buffers:
                     raise QuotaError("The manager has as many buffers as it may open files for.")
@@ -405,7 +411,7 @@ class Server:
             return
         known = Known(submit, found, found.job(arguments))
         connection.remember(data, known)
-        self._submit(connection, tag, known)
+        self._submit(connection, Asked(connection, known, tag), now=False)
 
     def _describe(self, connection: Connection, tag: int, frame: wire.Describe, *, prepared: bool = False) -> None:
         found = self._accelerator(connection, frame.submit.name)
@@ -419,27 +425,14 @@ class Server:
             return
         connection.reply((tag, wire.Specs(found.outputs(arguments))))
 
-    def _submit(self, connection: Connection, tag: int, known: Known) -> None:
-        submit, job = known.submit, known.job
-        request = Request(
-            (connection.number, tag),
-            connection.number,
-            connection.peer.uid,
-            submit.name,
-            job.size,
-            job.batch,
-            job.most,
-            submit.priority,
-            clock() + submit.deadline * 1e-6 if submit.deadline else None,
-            submit.once,
-            Pending(job, connection, tag),
-        )
+    def _submit(self, connection: Connection, asked: Asked, now: bool) -> None:
         try:
-            self.node.submit(request)
+            self.node.submit(asked, now=now)
         except Refused as refused:
             refusal: Refusal = refused.args[0]
             code = {Refusal.QUOTA: Code.QUOTA, Refusal.UNAVAILABLE: Code.UNAVAILABLE}.get(refusal, Code.PROTOCOL)
-            connection.reply((tag, Failed(code, f"{submit.name}: {refusal.value}.")))
+            failed = Failed(code, f"{asked.known.submit.name}: {refusal.value}.")
+            connection.reply(*[(tag, failed) for tag in asked.tags])
 
     # --- what takes longer ----------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ import enum
 import math
 import re
 import socket
-from collections.abc import Iterator
 from struct import Struct, error
 from typing import Any, NamedTuple
 
@@ -34,7 +33,6 @@ DTYPES = tuple(np.dtype(f"{kind}{bits}") for bits in (8, 16, 32, 64) for kind in
 DTYPE_NUMBERS = {dtype: number for number, dtype in enumerate(DTYPES)}
 
 _HEADER = Struct("<IBBHQ")  # bytes of the frame, type, 0, 0, tag
-HEADER_BYTES = _HEADER.size
 _HELLO = Struct("<8sHH")
 _WELCOME = Struct("<HHIQ")
 _REGISTER = Struct("<IIQ")
@@ -221,11 +219,6 @@ def pack(frame: Frame, tag: int = 0) -> bytes:
     return bytes(_HEADER.pack(size, kind, 0, 0, tag) + body)
 
 
-def pack_submit(body: bytes, tag: int) -> bytes:
-    """Give the bytes of a request, from what :func:`submit_body` gave."""
-    return bytes(_HEADER.pack(_HEADER.size + len(body), Type.SUBMIT, 0, 0, tag) + body)
-
-
 def submit_body(frame: Submit) -> bytes:
     """Give what comes after the header of a request: the same for each request with the same arguments."""
     name = frame.name.encode()
@@ -314,44 +307,6 @@ def parse(data: bytes) -> tuple[int, Frame]:
         raise ProtocolError(f"A frame of {len(data)} bytes ends too early.") from None
     except UnicodeDecodeError:
         raise ProtocolError("A text that is not UTF-8.") from None
-
-
-def together(frames: list[bytes]) -> list[bytes]:
-    """Put frames into as few packets as will do."""
-    packets, some, size = [], list[bytes](), 0
-    for frame in frames:
-        if size + len(frame) > MAX_FRAME:
-            packets.append(b"".join(some))
-            some, size = [], 0
-        some.append(frame)
-        size += len(frame)
-    packets.append(b"".join(some))
-    return packets
-
-
-def apart(packet: bytes) -> Iterator[bytes]:
-    """Give the frames of a packet.
-
-    Raises
-    ------
-    ProtocolError
-        It does not end where a frame does.
-    """
-    at = 0
-    while at < len(packet):
-        size = int.from_bytes(packet[at : at + 4], "little")
-        if size < _HEADER.size or at + size > len(packet):
-            raise ProtocolError(f"A packet of {len(packet)} bytes has a frame of {size} at {at}.")
-        yield packet[at : at + size]
-        at += size
-
-
-def is_submit(data: bytes) -> int | None:
-    """The tag, if this looks like a request; after its first HEADER_BYTES bytes comes the request itself."""
-    if len(data) < _HEADER.size:
-        return None
-    size, kind, zero, zeros, tag = _HEADER.unpack_from(data)
-    return int(tag) if kind == Type.SUBMIT and size == len(data) and not zero and not zeros else None
 
 
 def _whole(layout: Struct, data: bytes) -> tuple[Any, ...]:
@@ -484,7 +439,6 @@ __all__ = [
     "AT_ONCE",
     "DTYPES",
     "DTYPE_NUMBERS",
-    "HEADER_BYTES",
     "MAX_ARGS",
     "MAX_DIMS",
     "MAX_FRAME",
@@ -509,11 +463,7 @@ __all__ = [
     "Type",
     "Value",
     "Welcome",
-    "apart",
-    "is_submit",
     "pack",
-    "pack_submit",
     "parse",
     "submit_body",
-    "together",
 ]
