@@ -295,7 +295,8 @@ _AXES = {"vadd": "n"}
 
 
 def catalogue() -> dict[str, Accelerator]:
-    """What a manager offers: the kernels of installed packages whose contract says enough, and XGBoost."""
+    """What a manager offers: the kernels of installed packages whose contract says enough, images, and XGBoost."""
+    from fpgahal.manager.image import Affine, Sobel
     from fpgahal.manager.xgboost import Predict
 
     found: dict[str, Accelerator] = {}
@@ -311,8 +312,8 @@ def catalogue() -> dict[str, Accelerator]:
                 arg.shape and np.dtype(arg.dtype.replace("void", "uint8")) in DTYPE_NUMBERS for arg in arrays
             ):
                 found[contract.name] = Plain(contract, _AXES.get(contract.name))
-    predict = Predict()
-    return found | {predict.name: predict}
+    own: tuple[Accelerator, ...] = (Sobel(), Affine(), Predict())
+    return found | {one.name: one for one in own}
 
 
 __all__ = ["Accelerator", "Argument", "Arguments", "Job", "Opened", "Plain", "catalogue"]
