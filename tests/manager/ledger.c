@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SRC = 0x10, DST = 0x1c, N = 0x28, MICROS = 0x30, NUMBER = 0x38, END = 0x44 };
+enum { SRC = 0x10, DST = 0x1c, N = 0x28, MICROS = 0x30, NUMBER = 0x38, END = 0x40 };
 
 static uint64_t word(const struct emu_call *c, unsigned offset)
 {

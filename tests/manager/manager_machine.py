@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from unittest import mock
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from manager_clients import LOST, PREDICTED, Child, Nursery, Wish, nursery, obey, predict
-from manager_daemon import Daemon, running, until
+from manager_daemon import Daemon, running
 from manager_ledger import ONCE, Ledger, installed
 
 ROOT = os.geteuid() == 0
@@ -118,6 +118,23 @@ class Client:
         assert not seconds or not self._unanswered, "a client does not answer"
 
 
+OPTIONS = {
+    "data": st.data(),
+    "priority": st.integers(0, 2),
+    "deadline": st.sampled_from([None, None, None, 0.001, 0.1, 30.0]),
+    "once": st.booleans(),
+    "shared": st.booleans(),
+}
+
+
+def becomes(look: Callable[[], object], wanted: object, seconds: float = 10.0) -> None:
+    """Wait until something is as it should be."""
+    end = time.monotonic() + seconds
+    while (found := look()) != wanted:
+        assert time.monotonic() < end, f"found {found}, expected {wanted}"
+        time.sleep(0.005)
+
+
 def left(status: dict[str, Any]) -> tuple[int, int, int]:
     """Requests, buffers and connections that a manager has."""
     return status["requests"], sum(one["buffers"] for one in status["accounts"]), status["connections"]
@@ -126,13 +143,15 @@ def left(status: dict[str, Any]) -> tuple[int, int, int]:
 def files(daemon: Daemon) -> tuple[int, int, int, int]:
     """Connections, their processes, files of buffers, and mappings of them."""
     process = Path(f"/proc/{daemon.process.pid}")
-    found: Counter[str] = Counter()
+    names = []
     for path in (process / "fd").iterdir():
         with suppress(FileNotFoundError):
-            found[os.readlink(path).partition(":[")[0]] += 1
-    memory = sum(count for name, count in found.items() if name.startswith("/memfd:fpgahal"))
-    pidfds = found["anon_inode:[pidfd]"] + found["pidfd"]
-    return found["socket"] - 1, pidfds, memory, (process / "maps").read_text().count("memfd:fpgahal")
+            names.append(os.readlink(path))
+    sockets, pidfds, memory = (
+        sum(name.startswith(kinds) for name in names)
+        for kinds in ("socket:", ("anon_inode:[pidfd]", "pidfd:"), "/memfd:fpgahal ")
+    )
+    return sockets - 1, pidfds, memory, (process / "maps").read_text().count("/memfd:fpgahal ")
 
 
 def resident(daemon: Daemon) -> int:
@@ -169,6 +188,8 @@ class Storm(RuleBasedStateMachine):
         self.troubled: set[int] = set()  # boards
         self.causes: set[str] = set()  # of this story
         self.kills = 0  # of the manager
+        self.next_kill = 0
+        self.competitions = 0
 
     @contextmanager
     def first(self) -> Iterator[None]:
@@ -198,27 +219,38 @@ class Storm(RuleBasedStateMachine):
         self.clients.append(Client(self.world.nursery.child(obey, uid=user, gid=USERS[user]), self.daemon))
         self.count("clients")
 
-    @precondition(lambda self: any(not one.closed for one in self.clients))
-    @rule(
-        data=st.data(),
-        accelerator=st.sampled_from(["vadd", "ledger", "ledger", "xgboost.predict"]),
-        size=st.integers(1, 200),
-        large=st.sampled_from([1, 1, 1, 40]),
-        micros=st.sampled_from([0, 0, 100, 3000, 20_000]),
-        priority=st.integers(0, 2),
-        deadline=st.sampled_from([None, None, None, 0.001, 0.1, 30.0]),
-        once=st.booleans(),
-        shared=st.booleans(),
-        times=st.sampled_from([1, 2, 10]),
-    )
-    def submit(self, data: Any, accelerator: str, size: int, large: int, times: int, once: bool, **fields: Any) -> None:
+    def submit(self, data: Any, accelerator: str, times: int, once: bool, **fields: Any) -> None:
         client = data.draw(st.sampled_from([one for one in self.clients if not one.closed]))
         for _ in range(times):
             self.number += 1
-            n = size if accelerator == "xgboost.predict" else size * large
-            client.submit(Wish(self.number | (ONCE if once else 0), accelerator, n, once=once, **fields))
-            self.world.events["submitted"] += 1
+            client.submit(Wish(self.number | (ONCE if once else 0), accelerator, once=once, **fields))
+        self.world.events["submitted"] += times
         self.count("submits")
+
+    @precondition(lambda self: any(not one.closed for one in self.clients))
+    @rule(size=st.integers(1, 10_000), times=st.sampled_from([1, 2, 20]), **OPTIONS)
+    def add(self, **options: Any) -> None:
+        self.submit(accelerator="vadd", **options)
+
+    @precondition(lambda self: any(not one.closed for one in self.clients))
+    @rule(size=st.integers(1, 200), times=st.sampled_from([1, 2, 20]), **OPTIONS)
+    def predict(self, **options: Any) -> None:
+        self.submit(accelerator="xgboost.predict", **options)
+
+    @precondition(lambda self: any(not one.closed for one in self.clients))
+    @rule(
+        size=st.integers(1, 100),
+        micros=st.sampled_from([0, 0, 100, 3000, 20_000]),
+        times=st.sampled_from([1, 2, 10]),
+        **OPTIONS,
+    )
+    def note(self, **options: Any) -> None:
+        self.submit(accelerator="ledger", **options)
+
+    @precondition(lambda self: any(not one.closed for one in self.clients))
+    @rule(size=st.just(1), times=st.just(30), micros=st.sampled_from([0, 500, 3000]), **OPTIONS)
+    def note_many(self, **options: Any) -> None:
+        self.submit(accelerator="ledger", **options)
 
     @rule(data=st.data(), times=st.sampled_from([1, 5]))
     def cancel(self, data: Any, times: int) -> None:
@@ -282,9 +314,10 @@ class Storm(RuleBasedStateMachine):
         self.daemon.rack.clear(board)
         self.count("recovered")
 
-    @precondition(lambda self: self.alive)
+    @precondition(lambda self: self.alive and self.world.events["all"] >= self.next_kill)
     @rule()
     def kill_the_manager(self) -> None:
+        self.next_kill = self.world.events["all"] + 20  # a start takes as long as many another event
         self.causes.add("kill")
         self.kills += 1
         self.daemon.kill()
@@ -301,7 +334,7 @@ class Storm(RuleBasedStateMachine):
     def pause(self, seconds: float) -> None:
         time.sleep(seconds)
 
-    @precondition(lambda self: ROOT and self.alive and not self.troubled)
+    @precondition(lambda self: ROOT and self.alive and not self.troubled and self.competitions < 1)
     @rule()
     def compete(self) -> None:
         """Two users who want all of the boards get their shares, as long as both do."""
@@ -309,6 +342,7 @@ class Storm(RuleBasedStateMachine):
             self._compete()
 
     def _compete(self) -> None:
+        self.competitions += 1
         rivals = []
         for gid in WEIGHTS:
             self.world.uids += 1
@@ -406,11 +440,11 @@ class Storm(RuleBasedStateMachine):
             for client in self.clients:
                 client.child.kill()
         with self.daemon.connect() as m:
-            until(lambda: left(m.status()) == (0, 0, 1))
-            until(lambda: all(board["up"] for board in m.status()["boards"]), 20.0)
+            becomes(lambda: left(m.status()), (0, 0, 1))
+            becomes(lambda: [board["up"] for board in m.status()["boards"]], [True] * 3, 20.0)
             self.agree()
             os.truncate(self.ledger.path, 0)
-            until(lambda: files(self.daemon) == (1, 1, 0, 0))
+            becomes(lambda: files(self.daemon), (1, 1, 0, 0))
             memory = resident(self.daemon)
             self.world.memory = self.world.memory or memory
             assert memory < self.world.memory + (24 << 20), "the manager grows"

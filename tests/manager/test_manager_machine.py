@@ -13,6 +13,7 @@ from manager_machine import Storm, world
 EVENTS = int(os.environ.get("FPGAHAL_STORM", "300"))
 SEED = int(os.environ.get("FPGAHAL_STORM_SEED", "1"))
 STEPS = 40  # of a story
+STORIES = 5  # of one run of Hypothesis, whose first is the plainest
 
 
 @pytest.mark.timeout(7200)
@@ -22,7 +23,7 @@ def test_storm_over_a_manager() -> None:
         number = SEED
         while events["all"] < EVENTS:
             story = settings(
-                max_examples=1,
+                max_examples=STORIES,
                 stateful_step_count=STEPS,
                 deadline=None,
                 database=None,
@@ -32,6 +33,8 @@ def test_storm_over_a_manager() -> None:
             try:
                 run_state_machine_as_test(seed(number)(Storm), settings=story)
             except Exception as error:
+                print(f"seed {number}: {dict(events)}")
+                import shutil; shutil.copy(Storm.world.daemon.log, "/tmp/soak-daemon.log")
                 raise Storm.world.failure or error from None
             number += 1
         print(f"first seed {SEED}: {dict(events)}")
