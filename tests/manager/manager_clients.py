@@ -51,7 +51,7 @@ class Wish:
 class Asked:
     """A request that was sent, and what its result should be."""
 
-    def __init__(self, m: manager.Client, wish: Wish, predicted: npt.NDArray[np.float32]) -> None:
+    def __init__(self, m: manager.Client, wish: Wish, rows: npt.NDArray[np.float32]) -> None:
         source = np.random.default_rng(wish.number)
         arguments: dict[str, Any]
         if wish.accelerator == "vadd":
@@ -64,7 +64,7 @@ class Asked:
         else:
             at = int(source.integers(0, len(ROWS) - wish.size + 1))
             arguments, output = {"model": MODEL, "x": ROWS[at : at + wish.size]}, "y"
-            self._expected = predicted[at : at + wish.size]
+            self._expected = rows[at : at + wish.size]
         if wish.shared:
             for name, value in arguments.items():
                 if isinstance(value, np.ndarray):
@@ -85,6 +85,12 @@ class Asked:
         return "right" if found.tobytes() == self._expected.tobytes() else "wrong", self.request.times[1]
 
 
+def predicted() -> npt.NDArray[np.float32]:
+    """What the model makes of ROWS."""
+    found: npt.NDArray[np.float32] = np.load(os.environ[PREDICTED])
+    return found
+
+
 def predict(path: Path) -> None:
     """Write what the model makes of ROWS to a file, as computed without a manager."""
     with fpgahal.emu.rack("u250"), fpgahal.open() as dev, xgboost.load(dev, MODEL) as loaded:
@@ -96,7 +102,7 @@ def predict(path: Path) -> None:
 
 def obey(link: Connection) -> None:
     """Do what the test says: each command has one answer."""
-    predicted = np.load(os.environ[PREDICTED])
+    rows = predicted()
     asked: dict[int, Asked] = {}
     m: manager.Client | None = None
     while True:
@@ -107,7 +113,7 @@ def obey(link: Connection) -> None:
                 m = manager.connect(argument, patience=PATIENCE)
             elif command == "submit":
                 assert m is not None
-                asked[argument.number] = Asked(m, argument, predicted)
+                asked[argument.number] = Asked(m, argument, rows)
             elif command == "cancel":
                 if argument in asked:
                     asked[argument].request.cancel()
@@ -189,14 +195,15 @@ class Nursery:
 
 
 @contextmanager
-def nursery() -> Iterator[Nursery]:
-    """Have a process that makes clients."""
+def nursery(*modules: str) -> Iterator[Nursery]:
+    """Have a process that makes clients; `modules`: where tasks are, because other users can't import them."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         with theirs:
             path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+            imports = f"import {', '.join(('manager_clients', *modules))}"
             process = subprocess.Popen(
-                [sys.executable, "-c", f"import manager_clients; manager_clients.main({theirs.fileno()})"],
+                [sys.executable, "-c", f"{imports}; manager_clients.main({theirs.fileno()})"],
                 pass_fds=[theirs.fileno()],
                 env=os.environ | {"PYTHONPATH": path},
             )

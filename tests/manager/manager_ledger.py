@@ -48,6 +48,10 @@ class Ledger:
         data = self.path.read_bytes()
         return np.frombuffer(data[: len(data) // 8 * 8], np.uint64)
 
+    def clear(self) -> None:
+        """Forget it all."""
+        os.truncate(self.path, 0)
+
     def counts(self) -> dict[int, int]:
         """How often each number was run."""
         found, times = np.unique(self.numbers(), return_counts=True)

@@ -154,6 +154,11 @@ def files(daemon: Daemon) -> tuple[int, int, int, int]:
     return sockets - 1, pidfds, memory, (process / "maps").read_text().count("/memfd:fpgahal ")
 
 
+def descriptors(daemon: Daemon) -> int:
+    """Files that the manager has open, of whatever kind."""
+    return len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
+
+
 def resident(daemon: Daemon) -> int:
     """Bytes of the manager's process."""
     return int(Path(f"/proc/{daemon.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
@@ -171,7 +176,7 @@ def world(spec: str = BOARDS, timeout: float = TIMEOUT) -> Iterator[World]:
         ledger = stack.enter_context(installed(folder))
         options = ["--policy", str(folder / "policy.toml"), "--mode", "666", "--timeout", str(timeout)]
         daemon = stack.enter_context(running(folder, spec, *options))
-        yield World(daemon, ledger, stack.enter_context(nursery()))
+        yield World(daemon, ledger, stack.enter_context(nursery("manager_workload")))
 
 
 class Storm(RuleBasedStateMachine):
@@ -443,7 +448,7 @@ class Storm(RuleBasedStateMachine):
             becomes(lambda: left(m.status()), (0, 0, 1))
             becomes(lambda: [board["up"] for board in m.status()["boards"]], [True] * 3, 20.0)
             self.agree()
-            os.truncate(self.ledger.path, 0)
+            self.ledger.clear()
             becomes(lambda: files(self.daemon), (1, 1, 0, 0))
             memory = resident(self.daemon)
             self.world.memory = self.world.memory or memory
