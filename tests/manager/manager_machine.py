@@ -332,6 +332,8 @@ class Storm(RuleBasedStateMachine):
     @precondition(lambda self: not self.alive)
     @rule()
     def restart(self) -> None:
+        self.daemon.rack.clear()  # a manager that starts takes the boards that are there
+        self.troubled.clear()
         self.daemon.start()
         self.count("restarts")
 

@@ -83,6 +83,8 @@ class Soak:
                 times["manager"] = self.soon(KILL_THE_MANAGER)
                 self.world.daemon.kill()
                 time.sleep(self.source.uniform(0.0, 0.3))
+                self.world.daemon.rack.clear()  # a manager that starts takes the boards that are there
+                clear = dict.fromkeys(clear, 0.0)
                 self.world.daemon.start()
                 self.events["killed managers"] += 1
                 self.lives.append(Life())
