@@ -272,12 +272,19 @@ class OpenedPlain:
             buffer.close()
 
 
+def describe(arg: ArrayArgument | Scalar) -> dict[str, Any]:
+    """An argument, as a JSON document; only an array has `access`."""
+    found: dict[str, Any] = {"name": arg.name, "dtype": arg.dtype}
+    return found | {"access": arg.access} if isinstance(arg, ArrayArgument) else found
+
+
 #: Kernels that work on each element by itself, and the argument that counts elements.
 _AXES = {"vadd": "n"}
 
 
 def catalogue() -> dict[str, Accelerator]:
     """What a manager offers: the kernels of installed packages whose contract says enough, and XGBoost."""
+    from fpgahal.manager.forests import Forests
     from fpgahal.manager.xgboost import Predict
 
     found: dict[str, Accelerator] = {}
@@ -293,8 +300,9 @@ def catalogue() -> dict[str, Accelerator]:
                 arg.shape and np.dtype(arg.dtype.replace("void", "uint8")) in DTYPE_NUMBERS for arg in arrays
             ):
                 found[contract.name] = Plain(contract, _AXES.get(contract.name))
-    predict = Predict()
-    return found | {predict.name: predict}
+    for more in (Predict(), Forests()):
+        found[more.name] = more
+    return found
 
 
-__all__ = ["Accelerator", "Argument", "Arguments", "Job", "Opened", "Plain", "catalogue"]
+__all__ = ["Accelerator", "Argument", "Arguments", "Job", "Opened", "Plain", "catalogue", "describe"]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fpgahal import ArgumentError, ArgumentRangeError, DeviceInfo, FpgaError
-from fpgahal.manager.accelerators import Accelerator, Job
+from fpgahal.manager.accelerators import Accelerator, Job, Plain, describe
 from fpgahal.manager.board import Result, Worker, clock
 from fpgahal.manager.scheduler import NEVER, End, Outcome, Request, Scheduler, Settings, Share, Work
 from fpgahal.manager.wire import Code, Done, Failed, Frame
@@ -235,6 +235,20 @@ class Node:
             self._refused(request, Code.DEADLINE, "the deadline passed before a board was free.")
 
     # --- looking --------------------------------------------------------------------------------------------------
+
+    def offer(self, accelerator: Accelerator) -> dict[str, Any]:
+        """What an accelerator is, as a JSON document: its kernel, and the ids of the boards' images that have it.
+
+        ``arguments`` is None where they are not the kernel's own.
+        """
+        images = {str(worker.board.images.get(accelerator.name)) for worker in self._workers.values()}
+        plain = isinstance(accelerator, Plain)
+        return {
+            "kernel": accelerator.contract.name,
+            "summary": accelerator.contract.summary,
+            "images": sorted(images - {"None"}),
+            "arguments": [describe(arg) for arg in accelerator.contract.args] if plain else None,
+        }
 
     def status(self) -> dict[str, Any]:
         """What goes on, as a JSON document."""

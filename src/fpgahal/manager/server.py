@@ -367,9 +367,15 @@ class Server:
                 connection.release(frame.handle)
                 connection.reply((tag, wire.Ok()))
             case wire.Status():
-                connection.reply((tag, wire.Report(json.dumps(self.status()))))
+                connection.reply((tag, self._report(connection, frame.accelerator)))
             case _:
                 raise ProtocolError(f"{type(frame).__name__} is not a client's frame.")
+
+    def _report(self, connection: Connection, name: str) -> Frame:
+        if not name:
+            return wire.Report(json.dumps(self.status()))
+        found = self._accelerator(connection, name)
+        return found if isinstance(found, Failed) else wire.Report(json.dumps(self.node.offer(found)))
 
     def status(self) -> dict[str, object]:
         """What goes on, as a JSON document."""
