@@ -24,6 +24,7 @@ LAYERS = {
     "_dfl": 2,
     "_xrt": 2,
     "_xrt_library": 2,
+    "_remote": 2,
     "_csr": 3,
     "_buffer": 3,
     "_signature": 3,

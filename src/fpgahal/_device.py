@@ -29,6 +29,7 @@ from fpgahal._errors import (
     UnsupportedError,
 )
 from fpgahal._lock import ProgramLock
+from fpgahal._scheme import is_scheme
 from fpgahal._types import BankInfo, DeviceInfo, KernelInfo
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class Device:
     shared : bool
         Whether others may have it open too.
     driver : str
-        The binding in use: ``"opae"`` (libopae-c), ``"dfl"`` (the kernel driver itself) or ``"xrt"``.
+        The binding in use: ``"opae"`` (libopae-c), ``"dfl"`` (the kernel driver itself) or ``"xrt"``; or the scheme
+        by which it was opened, ``"manager"``.
     """
 
     def __init__(self, info: DeviceInfo, *, shared: bool = False, driver: str | None = None) -> None:
@@ -71,7 +73,7 @@ class Device:
 
         self.info = info
         self.driver = _binding(info, driver)
-        self.shared = shared
+        self.shared = shared or self.driver not in DRIVERS
         self._programming: threading.Event | None = None  # set when the driver is done
         self._buffers: weakref.WeakSet[Buffer] = weakref.WeakSet()
         self._kernels: weakref.WeakSet[Kernel] = weakref.WeakSet()
@@ -125,7 +127,8 @@ class Device:
         """Load an image, after checking it, and read its id back.
 
         Nothing is written unless the file is whole, was built for this board, and nobody else uses the slot.  An
-        image that the board runs already is not written again, unless `force`.
+        image that the board runs already is not written again, unless `force`.  Where somebody else owns the boards
+        (a scheme), nothing is written at all: it is only checked that they run what the image holds.
 
         Parameters
         ----------
@@ -157,11 +160,16 @@ class Device:
             The driver is still at it; the Device stays busy until it is done.
         AFUMismatchError
             The driver reported success, but another id answers.
+        UnsupportedError
+            Somebody else owns the boards, and has no such image.
         """
         started = time.monotonic()
         bitstream = _bitstream(image)
-        bitstream.check_compatible(self.info)
         session = self._ready()
+        if self.driver not in DRIVERS:
+            session.program(bitstream, force)
+            return False
+        bitstream.check_compatible(self.info)
         with ProgramLock(self.info, timeout):
             if not force and session.loaded_id() == bitstream.afu_id:
                 session.attach(bitstream)
@@ -389,7 +397,7 @@ class Device:
         if not running():
             return
         with suppress(FpgaError):  # XRT on a real card has no reset, and a card that is gone needs none
-            self._session.reset()
+            self._session.stop()
         # Closing a run in flight would let the card write into memory that is somebody else's by then; and threads
         # that wait for a run take a moment to see its end.
         end = time.monotonic() + 5
@@ -453,12 +461,10 @@ def _binding(info: DeviceInfo, asked: str | None) -> str:
 
 
 def _module(info: DeviceInfo, driver: str) -> Any:
-    try:
-        return importlib.import_module(DRIVERS[driver])
-    except KeyError:
-        raise UnsupportedError(
-            f"{info.address}: no driver {driver!r} in fpgahal (it has {', '.join(DRIVERS)})."
-        ) from None
+    module = DRIVERS.get(driver) or ("fpgahal._remote" if is_scheme(driver) else None)
+    if module is None:
+        raise UnsupportedError(f"{info.address}: no driver {driver!r} in fpgahal (it has {', '.join(DRIVERS)}).")
+    return importlib.import_module(module)
 
 
 def _bitstream(image: Image) -> Bitstream:

@@ -19,6 +19,7 @@ from fpgahal._errors import (
     DeviceNotFoundError,
     UnsupportedError,
 )
+from fpgahal._scheme import scheme, split
 from fpgahal._types import DeviceInfo
 
 #: Names the only devices that this process sees, by address, with commas between them.
@@ -120,8 +121,9 @@ def open(
     Parameters
     ----------
     selector : DeviceInfo, str or pyxrt.device, optional
-        A DeviceInfo, or an address: ``"0000:3b:00.0"``, ``"3b:00.0"``, ``"0000:3b:00.0/1"``.  A ``pyxrt.device``
-        stands for its board, which is then opened shared: pyxrt gives no handle away that could be used for both.
+        A DeviceInfo, or an address: ``"0000:3b:00.0"``, ``"3b:00.0"``, ``"0000:3b:00.0/1"``; or ``"manager:"``, the
+        boards of this node's manager (``"manager:/path/to.sock"``).  A ``pyxrt.device`` stands for its board, which is
+        then opened shared: pyxrt gives no handle away that could be used for both.
     bdf, slot, afu_id, driver, name, platform : optional
         What it must be; `name` and `platform` match any part, ignoring case.  ``driver="dfl"`` is an Intel board,
         opened through the kernel driver itself; with ``"opae"`` that is done where no libopae-c is installed.
@@ -161,6 +163,11 @@ def open(
 
 def find(selector: str | None = None, **wanted: Any) -> DeviceInfo:
     """The one device that matches; parameters and errors as for :func:`open`."""
+    owner = None if selector is None else split(selector)
+    if owner is not None:
+        if asked := _asked(wanted):
+            raise DeviceNotFoundError(f"{selector} is no board, and can't be chosen by {asked}.")
+        return scheme(owner[0]).info(owner[1])
     if selector is not None:
         wanted["bdf"], wanted["slot"] = _address(selector)
     matches = find_all(**wanted)

@@ -12,9 +12,9 @@ from fpgahal._wait cimport seconds_now
 
 from fpgahal._csr import KernelCsr
 from fpgahal._errors import (
-    ArgumentError, ArgumentRangeError, ClosedError, DeviceBusyError, DeviceLostError, FpgaError, RunError,
-    RunTimeoutError, UnsupportedError,
+    ArgumentError, ArgumentRangeError, ClosedError, DeviceBusyError, FpgaError, UnsupportedError,
 )
+from fpgahal._outcome import outcome
 from fpgahal._types import RunState
 
 cdef double SLICE = 0.05   # seconds between two looks for Ctrl-C
@@ -225,7 +225,8 @@ cdef class Kernel:
                     self.settle(runs, depth, finished, started, items, 0.05)  # perhaps Ctrl-C: be quick
                     raise
                 if state != RUN_COMPLETED:
-                    error = self.outcome(state, limit, f"batch {first + finished} of {self.name}")
+                    error = self.session.failure(runs[finished % depth]) or self.outcome(state, limit)
+                    error.message = f"Batch {first + finished}: {error.message}"
                     opened = 0
                     self.settle(runs, depth, finished, started, items, 1.0)
                     raise error
@@ -267,7 +268,7 @@ cdef class Kernel:
         run.link()
         self.orphans.append(run)
         abandoned.add(self)
-        return 0
+        return self.look_at([run])
 
     # --- runs that can be used again ----------------------------------------------------------------------------
     cdef void *take(self) except NULL:
@@ -296,31 +297,22 @@ cdef class Kernel:
     cdef int sweep(self) except -1:
         """Look at every run in flight, so that those that have ended give everything back."""
         cdef void *at = self.first
-        cdef Run run
+        cdef list runs = []  # a look may let other threads in, and they may unlink some
         while at != NULL:
-            run = <Run>at
-            at = run.next
-            if run.look() != RUN_RUNNING and run in self.orphans:
+            runs.append(<Run>at)
+            at = (<Run>at).next
+        return self.look_at(runs)
+
+    cdef int look_at(self, list runs) except -1:
+        for run in runs:
+            if (<Run>run).look() != RUN_RUNNING and run in self.orphans:
                 self.orphans.remove(run)
         if not self.orphans:
             abandoned.discard(self)
         return 0
 
-    cdef outcome(self, int state, double limit, what):
-        where = f"{what} on {self.session.session.info.address}"
-        if state == RUN_RUNNING:
-            return RunTimeoutError(f"{where} did not finish in {limit:g} s.  It is still pending.",
-                                   hint="Wait longer, or stop it with dev.reset().")
-        if state == RUN_ABORTED:
-            try:
-                self.session.session.loaded_id()
-            except DeviceLostError as lost:
-                return lost
-            except FpgaError:
-                pass
-            return RunError(f"{where} was aborted.", hint="Its output is not complete: run it again.")
-        return RunError(f"{where} ended in an error state.",
-                        hint="Check the sizes and addresses of its arguments; dev.reset() clears the accelerator.")
+    cdef outcome(self, int state, double limit):
+        return outcome(self.session.session, self.name, STATES[state], limit)
 
     def close(self):
         """Give the compute units back.  Closing twice is fine.
@@ -378,6 +370,7 @@ cdef class Run:
     cdef void *handle
     cdef tuple args              # None until it has started
     cdef int last
+    cdef object error            # why it ended badly, if the driver knows
     cdef void *prev
     cdef void *next
 
@@ -426,7 +419,7 @@ cdef class Run:
         if state == RUN_RUNNING:
             state = self.wait_longer(-1.0 if timeout is None else float(timeout))
         if state != RUN_COMPLETED:
-            raise self.kernel.outcome(state, -1.0 if timeout is None else timeout, self.kernel.name)
+            raise self.error or self.kernel.outcome(state, -1.0 if timeout is None else timeout)
         return 0
 
     cdef int look(self) except -1:
@@ -438,7 +431,7 @@ cdef class Run:
             state = RUN_ABORTED
         else:
             state = self.kernel.session.run_poll(self.handle)
-        if state != RUN_RUNNING:
+        if state != RUN_RUNNING and self.handle != NULL:  # else another thread was faster
             self.finish(state)
         return state
 
@@ -481,7 +474,10 @@ cdef class Run:
 
     cdef int finish(self, int state) except -1:
         cdef void *handle = self.handle
-        self.last = state
+        error = None if state == RUN_COMPLETED else self.kernel.session.failure(handle)
+        if self.handle == NULL:
+            return 0
+        self.last, self.error = state, error
         self.handle = NULL
         self.unlink()
         self.kernel.signature.release(self.args)
@@ -510,8 +506,8 @@ cdef class Run:
         try:
             if self.args is None:  # it was never started
                 self.kernel.give(self.handle)
-            elif self.look() == RUN_RUNNING:
-                self.unlink()
+            else:
+                self.unlink()  # first: nobody may find it any more
                 self.kernel.adopt(self.handle, self.args)
         except Exception:
             pass  # a destructor has nobody to tell

@@ -112,6 +112,10 @@ cdef class Session:
         """Stop what runs; registers go back to their reset values; buffers stay."""
         raise NotImplementedError
 
+    def stop(self):
+        """Stop what runs, because the slot is about to be closed."""
+        self.reset()
+
     def close(self):
         """Let go of the slot.  Must be idempotent."""
         self.closed = True
@@ -140,6 +144,9 @@ cdef class KernelSession:
     cdef int run_wait(self, void *run, double seconds) except -1 nogil:
         with gil:
             raise NotImplementedError
+
+    cdef object failure(self, void *run):
+        return None
 
     cdef int csr_read32(self, uint32_t offset, uint32_t *value) except -1 nogil:
         with gil:

@@ -142,11 +142,11 @@ class DeviceInfo:
     Attributes
     ----------
     bdf : str
-        PCI address of the function that an application opens, ``"0000:3b:00.0"``.
+        PCI address of the function that an application opens, ``"0000:3b:00.0"``; or ``"manager:/path"`` (a scheme).
     slot : int
         Port number within that function; 0 where there is one.
     driver : str
-        ``"opae"`` or ``"xrt"``: which binding opens it.
+        ``"opae"`` or ``"xrt"``: which binding opens it; or the name of a scheme, ``"manager"``.
     name : str
         The board's name for people; says EMULATED on an emulated board.
     vendor_id, device_id, subvendor_id, subdevice_id : int
@@ -215,7 +215,7 @@ class DeviceInfo:
     @property
     def address(self) -> str:
         """``bdf/slot``: the shortest text that names this slot."""
-        return f"{self.bdf}/{self.slot}"
+        return self.bdf if "/" in self.bdf else f"{self.bdf}/{self.slot}"
 
     def __str__(self) -> str:
         loaded = f"afu {self.afu_id}" if self.afu_id else "empty"

@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fpgahal import ArgumentError, ArgumentRangeError, Buffer, Device, Kernel, KernelContract, Scalar
+from fpgahal import ArgumentError, ArgumentRangeError, Device, Kernel, KernelContract, Scalar
 from fpgahal import Array as ArrayArgument
 from fpgahal.manager.memory import Array
+from fpgahal.manager.room import Rooms
 from fpgahal.manager.wire import DTYPE_NUMBERS, Spec
 
 _LOG = logging.getLogger(__name__)
@@ -203,91 +204,48 @@ class Plain:
         return OpenedPlain(dev, self)
 
 
-class _Room:
-    """A buffer for each array of a kernel, that grows as needed, and whose data is in it."""
-
-    __slots__ = ("buffers", "user")
-
-    def __init__(self) -> None:
-        self.buffers: dict[int, tuple[Buffer, Any]] = {}
-        self.user: Hashable = None
-
-    def scrub(self) -> None:
-        """Nothing of what one user had on the board is left for another."""
-        for buffer, view in self.buffers.values():
-            view[:] = 0
-            buffer.sync_to_device()
-
-
 class OpenedPlain:
-    """A kernel, and rooms: one for each thread that works with it at a time."""
+    """A kernel, and a room for each thread that works with it at a time."""
 
     def __init__(self, dev: Device, accelerator: Plain) -> None:
-        self._dev = dev
         self._axis = accelerator.axis
         args = accelerator.contract.args
         self._names = [arg.name for arg in args]
         self._arrays = [(index, arg.access) for index, arg in enumerate(args) if isinstance(arg, ArrayArgument)]
         self.kernel: Kernel = dev.kernel(accelerator.contract)
-        self._banks = [arg.banks[0] if arg.banks else None for arg in self.kernel.info.args]
-        self._rooms: list[_Room] = []  # that nobody uses; append and pop are atomic
+        self._rooms = Rooms(dev, self.kernel)
 
     def run(self, jobs: Sequence[Job], user: Hashable) -> Generator[tuple[Any, ...]]:
         """Copy in, run, copy out: each job's piece at its place."""
-        room = self._rooms.pop() if self._rooms else _Room()
-        if user != room.user:
-            room.scrub()
-            room.user = user
-        arrays, numbers = jobs[0].detail
+        room = self._rooms.take(user)
+        numbers = jobs[0].detail[1]
         if len(jobs) > 1:
-            arrays = zip(*(job.detail[0] for job in jobs), strict=True)
-            numbers = numbers | {self._axis: sum(job.detail[1][self._axis] for job in jobs)}
-        else:
-            arrays = [(array,) for array in arrays]
+            numbers = numbers | {self._axis: sum([job.detail[1][self._axis] for job in jobs])}
         values: list[Any] = [numbers.get(name) for name in self._names]
         outputs = []
-        for (index, access), pieces in zip(self._arrays, arrays, strict=True):
-            total = 0
-            for piece in pieces:
-                total += piece.nbytes
-            buffer, view = self._buffer(room, index, total)
-            values[index] = buffer
+        for at, (index, access) in enumerate(self._arrays):
+            pieces = [job.detail[0][at] for job in jobs]
             if access != "w":
-                at = 0
-                for piece in pieces:
-                    view[at : at + piece.nbytes] = piece
-                    at += piece.nbytes
-                buffer.sync_to_device(0, total)
+                values[index] = room.fill(index, pieces)
+            else:
+                values[index] = room.buffer(index, sum([piece.nbytes for piece in pieces]))[0]
             if access != "r":
-                outputs.append((buffer, view, pieces, total))
+                outputs.append((index, pieces))
         yield tuple(values)
-        for buffer, view, pieces, total in outputs:
-            buffer.sync_from_device(0, total)
-            at = 0
-            for piece in pieces:
-                piece[:] = view[at : at + piece.nbytes]
-                at += piece.nbytes
-        self._rooms.append(room)  # after an error it may be in use, and goes with the board
-
-    def _buffer(self, room: _Room, index: int, nbytes: int) -> tuple[Buffer, Any]:
-        found = room.buffers.get(index)
-        if found is None or found[0].nbytes < nbytes:
-            if found is not None:
-                del room.buffers[index]
-                buffer = found[0]
-                del found
-                buffer.close()
-            buffer = self._dev.allocate(max(4096, 1 << (nbytes - 1).bit_length()), bank=self._banks[index])
-            found = room.buffers[index] = buffer, np.asarray(buffer)
-        return found
+        for index, pieces in outputs:
+            room.fetch(index, pieces)
+        self._rooms.give(room)
 
     def close(self) -> None:
         """Give the kernel and the memory back."""
-        buffers = [buffer for room in self._rooms for buffer, _view in room.buffers.values()]
-        self._rooms.clear()  # the views, too, which would keep the device open
         self.kernel.close()
-        for buffer in buffers:
-            buffer.close()
+        self._rooms.close()
+
+
+def describe(arg: ArrayArgument | Scalar) -> dict[str, Any]:
+    """An argument, as a JSON document; only an array has `access`."""
+    found: dict[str, Any] = {"name": arg.name, "dtype": arg.dtype}
+    return found | {"access": arg.access} if isinstance(arg, ArrayArgument) else found
 
 
 #: Kernels that work on each element by itself, and the argument that counts elements.
@@ -296,6 +254,7 @@ _AXES = {"vadd": "n"}
 
 def catalogue() -> dict[str, Accelerator]:
     """What a manager offers: the kernels of installed packages whose contract says enough, images, and XGBoost."""
+    from fpgahal.manager.forests import Forests
     from fpgahal.manager.image import Affine, Sobel
     from fpgahal.manager.xgboost import Predict
 
@@ -312,8 +271,8 @@ def catalogue() -> dict[str, Accelerator]:
                 arg.shape and np.dtype(arg.dtype.replace("void", "uint8")) in DTYPE_NUMBERS for arg in arrays
             ):
                 found[contract.name] = Plain(contract, _AXES.get(contract.name))
-    own: tuple[Accelerator, ...] = (Sobel(), Affine(), Predict())
+    own: tuple[Accelerator, ...] = (Sobel(), Affine(), Predict(), Forests())
     return found | {one.name: one for one in own}
 
 
-__all__ = ["Accelerator", "Argument", "Arguments", "Job", "Opened", "Plain", "catalogue"]
+__all__ = ["Accelerator", "Argument", "Arguments", "Job", "Opened", "Plain", "catalogue", "describe"]

@@ -362,9 +362,9 @@ class Client:
                 self._watch = Watch(self._link)
             return self._watch
 
-    def status(self) -> dict[str, Any]:
-        """What the manager does now: boards, users, connections."""
-        answer = check(self._link.wait(self._link.call(Status())[1]))
+    def status(self, accelerator: str = "") -> dict[str, Any]:
+        """What the manager does now: boards, users, connections; or what an accelerator is."""
+        answer = check(self._link.wait(self._link.call(Status(accelerator))[1]))
         assert isinstance(answer, Report)
         found: dict[str, Any] = json.loads(answer.text)
         return found

@@ -37,7 +37,7 @@ class Segment:
         SHA-256 of a constant one, once somebody has computed it; else empty.
     """
 
-    __slots__ = ("constant", "data", "digest", "nbytes")
+    __slots__ = ("__weakref__", "constant", "data", "digest", "nbytes")
 
     def __init__(self, fd: int, nbytes: int, constant: bool) -> None:
         _check(fd, nbytes, constant)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fpgahal import AccessError, ArgumentError, ArgumentRangeError, DeviceInfo, DeviceNotFoundError, FpgaError
-from fpgahal.manager.accelerators import Accelerator, Job
+from fpgahal.manager.accelerators import Accelerator, Job, Plain, describe
 from fpgahal.manager.board import Result, Worker, clock
 from fpgahal.manager.figures import Figures
 from fpgahal.manager.scheduler import NEVER, End, Outcome, Request, Scheduler, Settings, Share, Work
@@ -388,6 +388,20 @@ class Node:
 
     # --- looking --------------------------------------------------------------------------------------------------
 
+    def offer(self, accelerator: Accelerator) -> dict[str, Any]:
+        """What an accelerator is, as a JSON document: its kernel, and the ids of the boards' images that have it.
+
+        ``arguments`` is None where they are not the kernel's own.
+        """
+        images = {str(worker.board.images.get(accelerator.name)) for worker in self._workers.values()}
+        plain = isinstance(accelerator, Plain)
+        return {
+            "kernel": accelerator.contract.name,
+            "summary": accelerator.contract.summary,
+            "images": sorted(images - {"None"}),
+            "arguments": [describe(arg) for arg in accelerator.contract.args] if plain else None,
+        }
+
     def live(self) -> Mapping[Hashable, int]:
         """How many requests of each client wait or run."""
         with self._lock:
@@ -440,5 +454,6 @@ class Node:
             "busy_seconds": board.busy_seconds,
             "reloads": board.reloads,
         }
+
 
 __all__ = ["NEVER", "Asked", "Known", "Node", "failure"]

@@ -7,6 +7,7 @@ client gets more of it than others, and what came together can run together.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import resource
@@ -386,7 +387,7 @@ class Server:
                 connection.release(frame.handle)
                 connection.reply((tag, wire.Ok()))
             case wire.Status():
-                connection.reply((tag, wire.Report(fitting(self.status()))))
+                connection.reply((tag, self._report(connection, frame.accelerator)))
                 self._reported = True
             case wire.Admin():
                 peer = connection.peer
@@ -395,6 +396,12 @@ class Server:
                 connection.reply((tag, wire.Ok()))
             case _:
                 raise ProtocolError(f"{type(frame).__name__} is not a client's frame.")
+
+    def _report(self, connection: Connection, name: str) -> Frame:
+        if not name:
+            return wire.Report(fitting(self.status()))
+        found = self._accelerator(connection, name)
+        return found if isinstance(found, Failed) else wire.Report(json.dumps(self.node.offer(found)))
 
     def status(self) -> dict[str, object]:
         """What goes on, as a JSON document; for the thread that reads from clients."""

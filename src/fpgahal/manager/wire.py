@@ -23,8 +23,7 @@ VERSION = 1
 AT_ONCE = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 MAGIC = b"fpgahal\0"
 MAX_FRAME = 1 << 16  #: bytes
-MAX_ARGS = 32
-MAX_DIMS = 8
+MAX_ARGS, MAX_DIMS = 32, 8
 MAX_BYTES = 1 << 46  #: of an array: more than any board has
 #: By their number on the wire.
 DTYPES = tuple(np.dtype(f"{kind}{bits}") for bits in (8, 16, 32, 64) for kind in ("int", "uint")) + tuple(
@@ -118,7 +117,9 @@ class Cancel(NamedTuple):
 
 
 class Status(NamedTuple):
-    """Asks for a Report."""
+    """Asks for a Report; of an accelerator, if one is named."""
+
+    accelerator: str = ""
 
 
 class Admin(NamedTuple):
@@ -242,7 +243,7 @@ _PACK: dict[type, Any] = {
     Submit: lambda frame: (Type.SUBMIT, submit_body(frame)),
     Describe: lambda frame: (Type.DESCRIBE, submit_body(frame.submit)),
     Cancel: lambda frame: (Type.CANCEL, b""),
-    Status: lambda frame: (Type.STATUS, b""),
+    Status: lambda frame: (Type.STATUS, frame.accelerator.encode()),
     Admin: lambda frame: (Type.ADMIN, bytes((frame.verb, len(name := frame.board.encode()))) + name),
     Ok: lambda frame: (Type.OK, b""),
     Specs: lambda frame: (Type.SPECS, _pack_specs(frame)),
@@ -409,7 +410,7 @@ _PARSE: dict[int, Any] = {
     Type.SUBMIT: _parse_submit,
     Type.DESCRIBE: lambda data: Describe(_parse_submit(data)),
     Type.CANCEL: _empty(Cancel()),
-    Type.STATUS: _empty(Status()),
+    Type.STATUS: lambda data: Status(_name(data, HEADER_BYTES, len(data) - 16) if len(data) > HEADER_BYTES else ""),
     Type.ADMIN: _parse_admin,
     Type.WELCOME: lambda data: Welcome(*_whole(_WELCOME, data)),
     Type.OK: _empty(Ok()),
