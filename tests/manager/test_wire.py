@@ -41,6 +41,7 @@ frames = st.one_of(
     submits,
     st.builds(wire.Describe, submits),
     st.sampled_from([wire.Cancel(), wire.Status(), wire.Ok()]),
+    st.builds(wire.Admin, st.sampled_from(wire.Verb), texts),
     st.lists(st.builds(wire.Spec, names, dtypes, shapes), max_size=9).map(lambda found: wire.Specs(tuple(found))),
     st.builds(wire.Done, st.floats(0, 1e9), st.floats(0, 1e9)),
     st.builds(wire.Failed, st.sampled_from(wire.Code), texts, texts),

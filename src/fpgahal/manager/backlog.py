@@ -232,6 +232,11 @@ class Backlog:
                         best = key, request
         return best
 
+    def length(self, accelerator: str) -> int:
+        """How many wait for an accelerator."""
+        users = self._queues.get(accelerator, {}).values()
+        return sum(one.count for queues in users for queue in queues for one in queue.values())
+
     def sizes(self, accelerator: str) -> int:
         """How much waits for an accelerator, as far as anybody needs to know: in its 1,000 first requests a queue."""
         total = 0

@@ -148,9 +148,11 @@ class Worker:
         self.name = info.address
         self.timeout = timeout
         self.board = Board(self.name, {}, up=False, lanes=2)
+        self.drained = False  # others may have the board, once it is not `here`
+        self.here = False
         self._catalogue = catalogue
         self._owner = owner
-        self._inbox: SimpleQueue[tuple[Work, Flight | None] | None] = SimpleQueue()
+        self._inbox: SimpleQueue[tuple[Work | None, Flight | None] | None] = SimpleQueue()
         self._lock = threading.Condition()  # guards what follows; who runs something does not hold it
         self._dev: Device | None = None
         self._generation = 0  # of the device
@@ -186,6 +188,10 @@ class Worker:
             thread.join(max(0.0, end - clock()))
         with self._lock:
             self._give_up()
+
+    def look(self) -> None:
+        """See at once whether the board is to be closed, or opened."""
+        self._inbox.put((None, None))
 
     def put(self, work: Work, flight: Flight | None = None) -> None:
         """Do it, some time; with `flight`, it was begun."""
@@ -233,8 +239,9 @@ class Worker:
                 continue
             if item is None:
                 break
-            work: Work | None
             work, flight = item
+            if work is None:
+                self._look()
             del item  # while this thread waits for the next, it holds nobody's memory
             while work is not None:
                 result = self._do(work, flight)
@@ -245,6 +252,15 @@ class Worker:
 
     def _look(self) -> float:
         """Is the board still there, or there again?"""
+        if self.drained and self.board.work is None:
+            with self._lock:
+                if self._flights:  # one that was begun just before
+                    return _CHECK
+                self._give_up()
+                self._images.clear()  # it may come back with another shell
+                self.here = False
+            self._owner.lost(self)
+            return _CHECK
         with self._lock:
             if self._flights:  # they will see
                 return _CHECK
@@ -268,10 +284,11 @@ class Worker:
         """Open the board; at the first time, find out what it can run."""
         try:
             self._dev = fpgahal.open(fpgahal.find(self.info.address))
+            self.here = True
         except FpgaError as error:
             _LOG.debug("board does not open", extra={"board": self.name, "error": str(error)})
             return False
-        if not self.board.images:
+        if not self._images:
             images = {}
             for name, accelerator in self._catalogue.items():
                 try:

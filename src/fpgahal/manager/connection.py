@@ -36,6 +36,7 @@ class Account:
     connections: int = 0
     buffers: int = 0
     memory: int = 0
+    moved: int = 0  # bytes of the arrays of requests that were accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,11 @@ class Peer:
         """What it may have."""
         return policy.grant(self.uid, self.groups)
 
+    def administers(self, policy: Policy) -> bool:
+        """Whether it may cordon and drain boards."""
+        said = self.grant(policy).admin
+        return said if said is not None else self.pid > 0 and self.uid in (0, os.geteuid())
+
 
 def death(sock: socket.socket, pid: int) -> int | None:
     """A file descriptor that becomes readable when the peer's process dies, even if a child of it has the socket."""
@@ -85,6 +91,10 @@ class Connection:
         Tags of requests that are being prepared, and whether they were cancelled meanwhile.
     known : dict
         By a request's bytes.
+    accepted : int
+        Requests, ever.
+    segments : dict
+        Buffers, by handle.
     """
 
     def __init__(
@@ -100,7 +110,8 @@ class Connection:
         self.closed = False
         self.preparing: dict[int, bool] = {}
         self.known: dict[bytes, Known] = {}
-        self._segments: dict[int, Segment] = {}
+        self.accepted = 0
+        self.segments: dict[int, Segment] = {}
         self._unsent: deque[bytes] = deque()
         self._on_unsent = unsent
         self._lock = threading.Lock()
@@ -120,20 +131,20 @@ class Connection:
         account, grant = self.account, self.account.grant
         if len(fds) != 1:
             raise ArgumentRangeError(f"{len(fds)} files came with the buffer, expected one.")
-        if frame.handle in self._segments:
+        if frame.handle in self.segments:
             raise ArgumentRangeError(f"Buffer {frame.handle} is registered already.")
         if account.buffers >= grant.buffers or account.memory + frame.nbytes > grant.memory:
             raise QuotaError(
                 f"This user has {account.buffers} buffers of {account.memory} bytes; {frame.nbytes} more would be too "
                 f"many (limits: {grant.buffers} buffers, {grant.memory} bytes)."
             )
-        self._segments[frame.handle] = Segment(fds[0], frame.nbytes, frame.constant)
+        self.segments[frame.handle] = Segment(fds[0], frame.nbytes, frame.constant)
         account.buffers += 1
         account.memory += frame.nbytes
 
     def release(self, handle: int) -> None:
         """Forget a buffer; requests that wait or run keep it until they have ended."""
-        segment = self._segments.pop(handle, None)
+        segment = self.segments.pop(handle, None)
         if segment is None:
             raise ArgumentRangeError(f"There is no buffer {handle}.")
         self.known.clear()
@@ -150,7 +161,7 @@ class Connection:
         found: dict[str, Argument] = {}
         for name, value in arguments.items():
             if isinstance(value, Ref):
-                segment = self._segments.get(value.handle)
+                segment = self.segments.get(value.handle)
                 if segment is None:
                     raise ArgumentRangeError(f"Argument {name}: there is no buffer {value.handle}.")
                 found[name] = array(segment, value)
@@ -233,7 +244,7 @@ class Connection:
             os.close(self.death)
             self.death = None
         self.known.clear()
-        for handle in list(self._segments):
+        for handle in list(self.segments):
             self.release(handle)
         self.account.connections -= 1
 

@@ -399,10 +399,11 @@ def _send_file(sock: socket.socket, data: bytes, fd: int) -> None:
 
 
 def _ask(sock: socket.socket, data: bytes, fd: int | None = None) -> Frame:
-    if fd is None:
-        sock.send(data, socket.MSG_NOSIGNAL)
-    else:
-        _send_file(sock, data, fd)
+    with suppress(BrokenPipeError):  # it does not read: what it has said is why
+        if fd is None:
+            sock.send(data, socket.MSG_NOSIGNAL)
+        else:
+            _send_file(sock, data, fd)
     answer = sock.recv(wire.MAX_FRAME)
     if not answer:
         raise ConnectionResetError("it closed the connection")

@@ -8,15 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from fpgahal import ArgumentError, ArgumentRangeError, DeviceInfo, FpgaError
+from fpgahal import AccessError, ArgumentError, ArgumentRangeError, DeviceInfo, DeviceNotFoundError, FpgaError
 from fpgahal.manager.accelerators import Accelerator, Job
 from fpgahal.manager.board import Result, Worker, clock
+from fpgahal.manager.figures import Figures
 from fpgahal.manager.scheduler import NEVER, End, Outcome, Request, Scheduler, Settings, Share, Work
-from fpgahal.manager.wire import Code, Failed, Frame, Submit
+from fpgahal.manager.wire import Code, Failed, Frame, Submit, Verb
 
 _SHORT = 0.0005  # board-seconds that work may take on the thread that reads from clients
 _OPENING = 30.0  # seconds
-REPORTED = 200  #: users in a report, which has to fit a frame
 _AT_ONCE = 0.002  # seconds that this thread spends on work before it looks at clients again
 
 _TEXTS = {
@@ -25,6 +25,7 @@ _TEXTS = {
     End.PROGRAM: "the image could not be loaded",
     End.LOST: "the board was lost; it may have run",
 }
+_SAYS = {ArgumentError: Code.ARGUMENT, AccessError: Code.ACCESS, DeviceNotFoundError: Code.UNAVAILABLE}
 _CODES = {End.ERROR: Code.RUN, End.HUNG: Code.TIMEOUT, End.PROGRAM: Code.UNAVAILABLE, End.LOST: Code.LOST}
 
 
@@ -52,6 +53,7 @@ class Known(NamedTuple):
     submit: Submit
     accelerator: Accelerator
     job: Job
+    nbytes: int  # of its arrays
 
 
 class Asked:
@@ -63,11 +65,11 @@ class Asked:
         The first.
     jobs, tags : list
         Of all.
-    size : int
-        The sum of theirs.
+    size, nbytes : int
+        The sums of theirs.
     """
 
-    __slots__ = ("asker", "jobs", "known", "size", "tags")
+    __slots__ = ("asker", "jobs", "known", "nbytes", "size", "tags")
 
     def __init__(self, asker: Asker, known: Known, tag: int) -> None:
         self.asker = asker
@@ -75,6 +77,7 @@ class Asked:
         self.jobs = [known.job]
         self.tags = [tag]
         self.size = known.job.size
+        self.nbytes = known.nbytes
 
     def takes(self, known: Known, tag: int) -> bool:
         """Whether another one may run together with these; then it is one of them."""
@@ -86,11 +89,12 @@ class Asked:
         self.jobs.append(job)
         self.tags.append(tag)
         self.size += job.size
+        self.nbytes += known.nbytes
         return True
 
     def parts(self) -> list[tuple[Hashable, int, Asked]]:
         """Take them apart: id, size, and each by itself."""
-        found = []
+        found: list[tuple[Hashable, int, Asked]] = []
         for tag, job in zip(self.tags, self.jobs, strict=True):
             one = Asked(self.asker, self.known._replace(job=job), tag)
             found.append(((self.asker.number, tag), one.size, one))
@@ -135,7 +139,7 @@ def failure(error: BaseException, code: Code | None = None) -> Failed:
     if code is None:
         code = Code.INTERNAL
         if isinstance(error, FpgaError):
-            code = Code.ARGUMENT if isinstance(error, ArgumentError) else Code.RANGE
+            code = next((code for kind, code in _SAYS.items() if isinstance(error, kind)), Code.RANGE)
     message, hint = getattr(error, "message", None), getattr(error, "hint", "")
     return Failed(code, message if message is not None else f"{type(error).__name__}: {error}", hint)
 
@@ -168,6 +172,7 @@ class Node:
     ) -> None:
         self.catalogue = catalogue
         self.counts: Counter[str] = Counter()
+        self.figures = {name: Figures() for name in catalogue}
         self._poke = poke
         self._begun: list[Work] = []  # by submit, for step
         self._lock = threading.Lock()
@@ -224,11 +229,12 @@ class Node:
             with self._lock:
                 self._scheduler.give(board, name, user, asked.size, result.seconds, now)
                 self.counts["done"] += len(asked.tags)
+                self.figures[name].at_once(len(asked.tags), result.seconds)
             asked.asker.reply_done(asked.tags, 0.0, result.seconds / len(asked.tags))
             return True
         with self._lock:
             work = self._scheduler.adopt(board, asked.request(now), now)
-        if type(result) is not Result:
+        if not isinstance(result, Result):
             worker.put(work, result)
         elif (following := self.finished(worker, work, result)) is not None:
             self._begun.append(following)
@@ -288,10 +294,25 @@ class Node:
             jobs = [job for request in work.requests for job in request.job.jobs]
             name, user = work.requests[0].accelerator, work.requests[0].user
             result = worker.quick(work.image, name, jobs, user)
-            if type(result) is not Result:
+            if not isinstance(result, Result):
                 worker.put(work, result)
             elif (following := self.finished(worker, work, result)) is not None:
                 works.append(following)
+
+    # --- for administrators -------------------------------------------------------------------------------------
+
+    @property
+    def boards(self) -> Sequence[str]:
+        """Their addresses."""
+        return tuple(self._workers)
+
+    def want(self, name: str, verb: Verb) -> None:
+        """Give a board no more work, or close it then, or use it again; requests that only it can run wait."""
+        worker = self._workers[name]
+        with self._lock:
+            worker.board.cordoned = verb is not Verb.UNCORDON
+            worker.drained = verb is Verb.DRAIN
+        worker.look()
 
     # --- for the threads of boards (Owner) ----------------------------------------------------------------------
 
@@ -302,6 +323,7 @@ class Node:
             before = self._scheduler.wake
             if result.trouble is None:
                 outcome = self._scheduler.done(work, result.seconds, now, result.reload)
+                self.figures[work.requests[0].accelerator].done(work.requests, result.seconds)
             else:
                 outcome = self._scheduler.failed(work, result.trouble, result.seconds, now)
             works, late = self._scheduler.assign(now)
@@ -333,7 +355,7 @@ class Node:
     def lost(self, worker: Worker) -> None:
         """A board without work does not answer."""
         with self._lock:
-            if not worker.board.works and not worker.board.taken:
+            if not worker.board.works and not worker.board.taken and worker.name in self._scheduler.boards:
                 self._scheduler.lose(worker.name)
 
     # --- telling --------------------------------------------------------------------------------------------------
@@ -366,35 +388,57 @@ class Node:
 
     # --- looking --------------------------------------------------------------------------------------------------
 
-    def status(self) -> dict[str, Any]:
-        """What goes on, as a JSON document."""
+    def live(self) -> Mapping[Hashable, int]:
+        """How many requests of each client wait or run."""
         with self._lock:
-            boards = [
-                {
-                    "address": worker.name,
-                    "name": worker.info.name,
-                    "up": worker.board.up,
-                    "cordoned": worker.board.cordoned,
-                    "loaded": None if worker.board.loaded is None else str(worker.board.loaded),
-                    "accelerators": sorted(worker.board.images),
-                    "running": sum([one.count for work in worker.board.works for one in work.requests]),
-                    "busy_seconds": worker.board.busy_seconds,
-                    "reloads": worker.board.reloads,
-                }
-                for worker in self._workers.values()
-            ]
+            return self._scheduler.clients()
+
+    def status(self) -> dict[str, Any]:
+        """What goes on, as a JSON document; users with the most board-seconds come first."""
+        now = clock()
+        with self._lock:
             users: list[dict[str, Any]] = [
-                {"user": name, "requests": user.live, "waiting": user.waiting, "board_seconds": user.used}
+                {
+                    "user": name,
+                    "weight": user.share.weight,
+                    "requests": user.live,
+                    "waiting": user.waiting,
+                    "board_seconds": user.used,
+                }
                 for name, user in self._scheduler.users.items()
             ]
             users.sort(key=lambda user: -user["board_seconds"])
             return {
-                "boards": boards,
-                "users": users[:REPORTED],
+                "boards": [self._shown(worker, now) for worker in self._workers.values()],
+                "users": users,
                 "requests": self._scheduler.live,
+                "waiting": self._scheduler.lengths(),
                 "reloads": self._scheduler.reloads,
                 "ended": dict(self.counts),
+                "figures": {name: one.document() for name, one in self.figures.items() if one.ran.sum},
             }
 
+    def _shown(self, worker: Worker, now: float) -> dict[str, Any]:
+        board = worker.board
+        state = "running" if board.work else "idle" if board.up else "lost"
+        if worker.drained:
+            state = "draining" if worker.here else "drained"
+        elif board.cordoned and state != "lost":
+            state = "cordoned"
+        return {
+            "address": worker.name,
+            "name": worker.info.name,
+            "emulated": worker.info.emulated,
+            "state": state,
+            "up": board.up,
+            "cordoned": board.cordoned,
+            "loaded": None if board.loaded is None else str(board.loaded),
+            "runs": sorted(name for name, image in board.images.items() if image == board.loaded),
+            "accelerators": sorted(board.images),
+            "running": sum([one.count for work in board.works for one in work.requests]),
+            "running_seconds": now - board.work.requests[0].began if board.work else 0.0,
+            "busy_seconds": board.busy_seconds,
+            "reloads": board.reloads,
+        }
 
-__all__ = ["NEVER", "REPORTED", "Asked", "Known", "Node", "failure"]
+__all__ = ["NEVER", "Asked", "Known", "Node", "failure"]

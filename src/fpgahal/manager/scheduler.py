@@ -73,6 +73,14 @@ class Scheduler:
         """Whether any wait."""
         return self._backlog.waiting > 0
 
+    def clients(self) -> Mapping[Hashable, int]:
+        """How many requests of each client wait or run."""
+        return {client: sum([one.count for one in mine.values()]) for client, mine in self._clients.items()}
+
+    def lengths(self) -> Mapping[str, int]:
+        """How many requests wait for each accelerator."""
+        return {name: self._backlog.length(name) for name in self._backlog.accelerators()}
+
     def cost(self, accelerator: str) -> float:
         """Seconds for a unit of size, as measured; 1 ms as long as nothing was."""
         return self._cost.get(accelerator, 1e-3)

@@ -7,7 +7,6 @@ client gets more of it than others, and what came together can run together.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import resource
@@ -27,9 +26,12 @@ from fpgahal.manager import packets, wire
 from fpgahal.manager.accelerators import Accelerator
 from fpgahal.manager.board import clock
 from fpgahal.manager.connection import Account, Connection, Peer, QuotaError
+from fpgahal.manager.cordons import Cordons
 from fpgahal.manager.listener import files_of, listen
-from fpgahal.manager.node import NEVER, REPORTED, Asked, Known, Node, failure
+from fpgahal.manager.memory import Array
+from fpgahal.manager.node import NEVER, Asked, Known, Node, failure
 from fpgahal.manager.policy import Policy
+from fpgahal.manager.report import fitting, report
 from fpgahal.manager.scheduler import Refusal, Refused, Settings, Share
 from fpgahal.manager.wire import Code, Failed, Frame, ProtocolError
 
@@ -111,8 +113,10 @@ class Server:
         self._pause = NEVER  # when to look at new clients again
         self._complained = -NEVER
         self._complaints = 0
+        self._reported = False  # which takes long: others come before this client's next frame
         self._listener = listen(self.path, mode)
         self.node = Node(devices, catalogue, self._share, self._poke, settings, self.limits.timeout)
+        self._cordons = Cordons(self.path.with_name(f"{self.path.name}.cordons"), self.node)
 
     def _share(self, user: Hashable) -> Share:
         account = self._accounts.get(user) if isinstance(user, int) else None
@@ -156,6 +160,11 @@ class Server:
         preparer.join(5.0)
         self._epoll.close()
         os.close(self._poked)
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Have something done in the thread that reads from clients; any thread may ask."""
+        self._mail.append(work)
+        self._poke()
 
     def _poke(self) -> None:
         with suppress(BlockingIOError):
@@ -237,6 +246,10 @@ class Server:
     def _refuse(self, sock: socket.socket) -> None:
         refusal = Failed(Code.QUOTA, "This user, or the manager, has too many connections.")
         with sock, suppress(OSError):
+            sock.shutdown(socket.SHUT_RD)  # and what came before is read: the refusal would be lost in a reset
+            with suppress(BlockingIOError):
+                while sock.recv(wire.MAX_FRAME, socket.MSG_DONTWAIT):
+                    pass
             sock.send(wire.pack(refusal), wire.AT_ONCE)
 
     def _drop(self, connection: Connection, why: str) -> None:
@@ -271,16 +284,15 @@ class Server:
             if connection is not None and connection.behind:
                 self._epoll.modify(connection.sock, select.EPOLLOUT)
 
-        self._mail.append(watch)
-        self._poke()
+        self.call(watch)
 
     # --- frames -------------------------------------------------------------------------------------------------
 
     def _read(self, connection: Connection, busy: bool) -> None:
         """Take what a client has sent; when there was nothing to do, its first request is answered before more."""
-        sock, buffer = connection.sock, self._buffer
+        sock, buffer, self._reported = connection.sock, self._buffer, False
         for _ in range(_FRAMES if busy else 1):
-            if connection.closed or connection.behind:
+            if connection.closed or connection.behind or self._reported:
                 return
             try:
                 size, control, flags, _ = sock.recvmsg_into([buffer], _FDS, _READ)
@@ -353,6 +365,7 @@ class Server:
         grant = connection.account.grant
         limits = (min(grant.buffers, 0xFFFF), min(grant.requests, 0xFFFF_FFFF), grant.memory)
         connection.reply((tag, wire.Welcome(wire.VERSION, *limits)))
+        _LOG.info("client", extra={"client": connection.number, "pid": connection.peer.pid, "uid": connection.peer.uid})
 
     def _answer(self, connection: Connection, tag: int, frame: Frame, data: bytes, fds: list[int]) -> None:
         match frame:
@@ -373,18 +386,19 @@ class Server:
                 connection.release(frame.handle)
                 connection.reply((tag, wire.Ok()))
             case wire.Status():
-                connection.reply((tag, wire.Report(json.dumps(self.status()))))
+                connection.reply((tag, wire.Report(fitting(self.status()))))
+                self._reported = True
+            case wire.Admin():
+                peer = connection.peer
+                who = {"client": connection.number, "pid": peer.pid, "uid": peer.uid}
+                self._cordons.want(frame.verb, frame.board, peer.administers(self.policy), **who)
+                connection.reply((tag, wire.Ok()))
             case _:
                 raise ProtocolError(f"{type(frame).__name__} is not a client's frame.")
 
     def status(self) -> dict[str, object]:
-        """What goes on, as a JSON document."""
-        accounts = [
-            {"user": uid, "connections": one.connections, "buffers": one.buffers, "memory": one.memory}
-            for uid, one in self._accounts.items()
-            if one.connections
-        ]
-        return self.node.status() | {"connections": len(self._connections), "accounts": accounts[:REPORTED]}
+        """What goes on, as a JSON document; for the thread that reads from clients."""
+        return report(self.node, self._connections.values(), self._accounts)
 
     # --- requests -----------------------------------------------------------------------------------------------
 
@@ -409,7 +423,8 @@ class Server:
         if slow is not None:
             self._later(connection, tag, slow, lambda: self._request(connection, tag, submit, data, prepared=True))
             return
-        known = Known(submit, found, found.job(arguments))
+        nbytes = sum(value.nbytes for value in arguments.values() if type(value) is Array)
+        known = Known(submit, found, found.job(arguments), nbytes)
         connection.remember(data, known)
         self._submit(connection, Asked(connection, known, tag), now=False)
 
@@ -433,6 +448,10 @@ class Server:
             code = {Refusal.QUOTA: Code.QUOTA, Refusal.UNAVAILABLE: Code.UNAVAILABLE}.get(refusal, Code.PROTOCOL)
             failed = Failed(code, f"{asked.known.submit.name}: {refusal.value}.")
             connection.reply(*[(tag, failed) for tag in asked.tags])
+            self.node.counts["refused"] += len(asked.tags)
+        else:
+            connection.accepted += len(asked.tags)
+            connection.account.moved += asked.nbytes
 
     # --- what takes longer ----------------------------------------------------------------------------------------
 
@@ -464,8 +483,7 @@ class Server:
                 except Exception as failed:
                     _LOG.exception("preparing failed", extra={"client": connection.number})
                     error = FpgaError(f"The request can't be prepared: {type(failed).__name__}: {failed}.")
-            self._mail.append(lambda: back(error))
-            self._poke()
+            self.call(lambda: back(error))
 
         self._slow.put(work)
 

@@ -7,7 +7,6 @@ what comes from a frame has its right type, range and length, but is not known t
 
 from __future__ import annotations
 
-import enum
 import math
 import re
 import socket
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fpgahal import FpgaError
+from fpgahal.manager.codes import Code, Type, Verb
 
 VERSION = 1
 #: For send and recv: neither waits, nor is anybody killed.  A plain int, because combining enums takes a microsecond.
@@ -33,6 +33,7 @@ DTYPES = tuple(np.dtype(f"{kind}{bits}") for bits in (8, 16, 32, 64) for kind in
 DTYPE_NUMBERS = {dtype: number for number, dtype in enumerate(DTYPES)}
 
 _HEADER = Struct("<IBBHQ")  # bytes of the frame, type, 0, 0, tag
+HEADER_BYTES = _HEADER.size
 _HELLO = Struct("<8sHH")
 _WELCOME = Struct("<HHIQ")
 _REGISTER = Struct("<IIQ")
@@ -51,43 +52,6 @@ _INT, _UINT, _FLOAT, _TEXT, _BUFFER = 1, 2, 3, 4, 5  # kinds of arguments
 
 class ProtocolError(FpgaError, ValueError):
     """What came is no frame of this protocol."""
-
-
-class Type(enum.IntEnum):
-    """Of a frame; above 128 they go from the manager to the client."""
-
-    HELLO = 1
-    REGISTER = 2
-    RELEASE = 3
-    SUBMIT = 4
-    DESCRIBE = 5
-    CANCEL = 6
-    STATUS = 7
-    WELCOME = 129
-    OK = 130
-    SPECS = 131
-    DONE = 132
-    FAILED = 133
-    REPORT = 134
-
-
-class Code(enum.IntEnum):
-    """Why something failed."""
-
-    PROTOCOL = 1  #: the manager closes the connection after it
-    INTERNAL = 2
-    ACCESS = 3
-    QUOTA = 4
-    BUFFER = 5  #: no such buffer, outside of it, or not sealed
-    ACCELERATOR = 6  #: there is none of that name
-    ARGUMENT = 7  #: of the wrong kind, missing, or unknown
-    RANGE = 8  #: of the right kind, but does not fit
-    UNAVAILABLE = 9  #: no board can run it
-    CANCELLED = 10
-    DEADLINE = 11
-    RUN = 12  #: the board reports an error
-    TIMEOUT = 13  #: it ran for longer than it may
-    LOST = 14  #: it may have run, and must not be run again
 
 
 class Hello(NamedTuple):
@@ -157,6 +121,13 @@ class Status(NamedTuple):
     """Asks for a Report."""
 
 
+class Admin(NamedTuple):
+    """Wants something of a board; without a name, of all."""
+
+    verb: Verb
+    board: str = ""
+
+
 class Ok(NamedTuple):
     """It is done."""
 
@@ -196,7 +167,9 @@ class Report(NamedTuple):
     text: str
 
 
-Frame = Hello | Welcome | Register | Release | Submit | Describe | Cancel | Status | Ok | Specs | Done | Failed | Report
+Frame = (Hello | Register | Release | Submit | Describe | Cancel | Status | Admin) | (
+    Welcome | Ok | Specs | Done | Failed | Report
+)
 
 
 # --- to bytes ---------------------------------------------------------------------------------------------------------
@@ -270,6 +243,7 @@ _PACK: dict[type, Any] = {
     Describe: lambda frame: (Type.DESCRIBE, submit_body(frame.submit)),
     Cancel: lambda frame: (Type.CANCEL, b""),
     Status: lambda frame: (Type.STATUS, b""),
+    Admin: lambda frame: (Type.ADMIN, bytes((frame.verb, len(name := frame.board.encode()))) + name),
     Ok: lambda frame: (Type.OK, b""),
     Specs: lambda frame: (Type.SPECS, _pack_specs(frame)),
     Done: lambda frame: (Type.DONE, _DONE.pack(*frame)),
@@ -411,6 +385,15 @@ def _parse_failed(data: bytes) -> Failed:
     return Failed(Code(code), *(text.decode("utf-8", "replace") for text in texts))
 
 
+def _parse_admin(data: bytes) -> Admin:
+    verb, length = _SPEC.unpack_from(data, _HEADER.size)
+    at = _HEADER.size + _SPEC.size
+    _end(data, at + length)
+    if verb > max(Verb):
+        raise ProtocolError(f"There is no verb {verb}.")
+    return Admin(Verb(verb), data[at:].decode())
+
+
 def _empty(frame: Frame) -> Any:
     def read(data: bytes) -> Frame:
         _end(data, _HEADER.size)
@@ -427,6 +410,7 @@ _PARSE: dict[int, Any] = {
     Type.DESCRIBE: lambda data: Describe(_parse_submit(data)),
     Type.CANCEL: _empty(Cancel()),
     Type.STATUS: _empty(Status()),
+    Type.ADMIN: _parse_admin,
     Type.WELCOME: lambda data: Welcome(*_whole(_WELCOME, data)),
     Type.OK: _empty(Ok()),
     Type.SPECS: _parse_specs,
@@ -443,6 +427,7 @@ __all__ = [
     "MAX_DIMS",
     "MAX_FRAME",
     "VERSION",
+    "Admin",
     "Cancel",
     "Code",
     "Describe",
@@ -462,6 +447,7 @@ __all__ = [
     "Submit",
     "Type",
     "Value",
+    "Verb",
     "Welcome",
     "pack",
     "parse",
