@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ import fpgahal
 from fpgahal import manager
 from fpgahal.kernels import image
 from fpgahal.manager import image as accelerators
+from fpgahal.manager.accelerators import Job, Opened
 from fpgahal.manager.memory import Array, Segment
 from fpgahal.manager.wire import MAX_BYTES
 
@@ -195,15 +196,46 @@ def test_one_request_does_not_keep_a_board_for_ever(monkeypatch: pytest.MonkeyPa
         job = affine.job(arguments | {"inverse": 1})
         opened = affine.open(dev, job)
         with pytest.raises(fpgahal.ArgumentRangeError, match="more than 20 runs"):
-            finish(opened.run([job], None))
-        finish(opened.run([affine.job(arguments)], None))  # it makes the image larger, instead
+            finish(opened, job)
+        finish(opened, affine.job(arguments))  # it makes the image larger, instead
         opened.close()
         assert np.array_equal(out.values, image.affine(dev, pixels.values, EYE * 3e3, border="reflect"))
 
 
-def finish(runs: Iterable[fpgahal.Run]) -> None:
-    for run in runs:
-        run.wait(10)
+def test_buffers_of_runs_that_failed_do_not_pile_up() -> None:
+    sobel = accelerators.Sobel()
+    with fpgahal.emu.rack("u250", launch_us=0) as rack, fpgahal.open() as dev:
+        pixels, out = whole(noise((50, 60))), whole(noise((50, 60)))
+        job = sobel.job({"image": pixels, "out": out})
+        opened = sobel.open(dev, job)
+        assert isinstance(opened, accelerators.OpenedImages)
+        for _ in range(9):
+            failed = opened.run([job], None)
+            next(failed)
+            failed.close()
+        assert len(opened._tiled.slots) <= 2
+        together = [opened.run([job], number) for number in range(4)]  # as the lanes of a board
+        for args in [next(one) for one in together]:
+            opened.kernel.start(*args).wait(10)
+        assert all(next(one, None) is None for one in together)
+        assert len(opened._tiled.slots) == 4
+        expected = out.values.copy()
+        rack.fault(0, "hang")
+        hangs = opened.run([job], None)
+        run = opened.kernel.start(*next(hangs))
+        hangs.close()  # it has the buffers still
+        assert len(opened._tiled.slots) == 4
+        rack.clear(0)
+        dev.reset()
+        with pytest.raises(fpgahal.RunError):
+            run.wait(10)
+        opened.close()
+        assert np.array_equal(expected, image.sobel(dev, pixels.values))
+
+
+def finish(opened: Opened, job: Job) -> None:
+    for args in opened.run([job], None):
+        opened.kernel.start(*args).wait(10)
 
 
 def whole(values: Any) -> Array:

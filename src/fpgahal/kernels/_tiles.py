@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Self
@@ -65,6 +65,36 @@ class Plan(NamedTuple):
     tiles: Callable[[Pixels, int], Iterator[Tile]]
 
 
+class Slot(NamedTuple):
+    """Buffers for one tile."""
+
+    src: Buffer
+    dst: Buffer
+
+    def upload(self, tile: Tile) -> tuple[Any, ...]:
+        """Send a tile, and give the kernel's arguments for it."""
+        pixels = tile.load()
+        np.copyto(_view(self.src, pixels.shape, pixels.dtype.newbyteorder("=")), pixels)
+        self.src.sync_to_device(0, pixels.nbytes)
+        return self.src, self.dst, *tile.scalars
+
+    def finish(self, tile: Tile) -> None:
+        """Fetch what a tile has become, after its run."""
+        self.dst.sync_from_device(0, tile.target.nbytes)
+        np.copyto(tile.target, _view(self.dst, tile.target.shape, tile.target.dtype))
+
+    def close(self) -> None:
+        """Give the buffers back.
+
+        Raises
+        ------
+        BufferInUseError
+            A run has them.
+        """
+        self.src.close()
+        self.dst.close()
+
+
 class TiledKernel:
     """A kernel with arguments ``(src, dst, *scalars)``, and two pairs of buffers that are filled in turn.
 
@@ -80,6 +110,13 @@ class TiledKernel:
         Size of each of the four buffers: larger images go through in tiles.
     timeout : float
         Seconds that a tile may take.
+
+    Attributes
+    ----------
+    kernel : Kernel
+    buffer_bytes : int
+    slots : list of Slot
+        The two pairs, and what :meth:`slot` has made.
     """
 
     CONTRACT: ClassVar[KernelContract]
@@ -90,17 +127,29 @@ class TiledKernel:
         if buffer_bytes < SMALLEST_BUFFER:
             raise ArgumentRangeError(f"buffer_bytes is {buffer_bytes}; at least {SMALLEST_BUFFER} are needed.")
         self._timeout = timeout
-        self._buffer_bytes = buffer_bytes
+        self.buffer_bytes = buffer_bytes
         self._lock = threading.Lock()
         self._run: Run | None = None
-        self._kernel = open_kernel(dev, self.CONTRACT, image)
-        self._buffers: list[Buffer] = []
+        self._device = dev
+        self.kernel = open_kernel(dev, self.CONTRACT, image)
+        self.slots: list[Slot] = []
         try:
-            for _ in range(4):
-                self._buffers.append(dev.allocate(buffer_bytes))
+            for _ in range(2):
+                self.slot()
         except BaseException:
             self.close()
             raise
+
+    def slot(self) -> Slot:
+        """Make room for one more tile."""
+        src = self._device.allocate(self.buffer_bytes)
+        try:
+            slot = Slot(src, self._device.allocate(self.buffer_bytes))
+        except BaseException:
+            src.close()
+            raise
+        self.slots.append(slot)
+        return slot
 
     def close(self) -> None:
         """Free buffers and kernel.  Closing the device does it, too.
@@ -110,9 +159,9 @@ class TiledKernel:
         BufferInUseError
             A tile is on its way in another thread, or never came back.
         """
-        for buffer in self._buffers:
-            buffer.close()
-        self._kernel.close()
+        for slot in self.slots:
+            slot.close()
+        self.kernel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -128,38 +177,24 @@ class TiledKernel:
 
     def _process(self, plan: Plan) -> Pixels:
         result = np.empty(plan.shape, plan.dtype)
-        with self._lock, self._kernel.turn:
-            for run in self.runs(plan, result):
-                run.wait(self._timeout)
-        return result
-
-    def runs(self, plan: Plan, result: Pixels) -> Generator[Run]:
-        """Do what a plan says, a run at a time, for those who wait for runs in a way of their own.
-
-        Yields
-        ------
-        Run
-            That has to end before the next one can begin.  The caller waits for it, has the board for itself, and
-            calls this again only after the last result is complete, or after an error.
-        """
-        self._settle()
-        ended: tuple[Buffer, Pixels] | None = None
-        for n, tile in enumerate(plan.tiles(result, self._buffer_bytes)):
-            src, dst = self._buffers[n % 2], self._buffers[2 + n % 2]
-            pixels = tile.load()
-            np.copyto(_view(src, pixels.shape, pixels.dtype.newbyteorder("=")), pixels)
-            src.sync_to_device(0, pixels.nbytes)
+        with self._lock, self.kernel.turn:
+            self._settle()
+            ended: tuple[Slot, Tile] | None = None
+            for n, tile in enumerate(plan.tiles(result, self.buffer_bytes)):
+                slot = self.slots[n % 2]
+                args = slot.upload(tile)
+                if self._run is not None:
+                    self._run.wait(self._timeout)
+                self._run = self.kernel.start(*args)
+                if ended is not None:
+                    ended[0].finish(ended[1])
+                ended = slot, tile
             if self._run is not None:
-                yield self._run
-            self._run = self._kernel.start(src, dst, *tile.scalars)
+                self._run.wait(self._timeout)
+                self._run = None
             if ended is not None:
-                _fetch(*ended)
-            ended = dst, tile.target
-        if self._run is not None:
-            yield self._run
-            self._run = None
-        if ended is not None:
-            _fetch(*ended)
+                ended[0].finish(ended[1])
+        return result
 
     def _settle(self) -> None:
         """See to the end of a tile that an earlier call left behind with an exception."""
@@ -170,11 +205,6 @@ class TiledKernel:
 
 def _view(buffer: Buffer, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Pixels:
     return np.ndarray(shape, dtype, np.asarray(buffer))
-
-
-def _fetch(buffer: Buffer, target: Pixels) -> None:
-    buffer.sync_from_device(0, target.nbytes)
-    np.copyto(target, _view(buffer, target.shape, target.dtype))
 
 
 # --- arguments ----------------------------------------------------------------------------------------------------
@@ -261,6 +291,7 @@ __all__ = [
     "Image",
     "Pixels",
     "Plan",
+    "Slot",
     "Tile",
     "TiledKernel",
     "check_border_value",

@@ -33,6 +33,7 @@ from fpgahal.kernels._tiles import (
     Image,
     Pixels,
     Plan,
+    Slot,
     Tile,
     TiledKernel,
     check_border_value,
@@ -463,4 +464,4 @@ def _reach(m: npt.NDArray[np.float32], x: int, y: int, width: int, height: int) 
     return int(np.floor(corners.min())) - 1, int(np.floor(corners.max())) + 2
 
 
-__all__ = ["AFFINE", "SOBEL", "Affine", "Image", "Plan", "Sobel", "affine", "rotation", "sobel"]
+__all__ = ["AFFINE", "SOBEL", "Affine", "Image", "Plan", "Slot", "Sobel", "affine", "rotation", "sobel"]

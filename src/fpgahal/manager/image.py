@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fpgahal import ArgumentError, ArgumentRangeError, Device, FpgaError, KernelContract, Run
+from fpgahal import ArgumentError, ArgumentRangeError, BufferInUseError, Device, FpgaError, KernelContract
 from fpgahal.kernels import image
 from fpgahal.manager.accelerators import Arguments, Job, Opened
 from fpgahal.manager.memory import Array
@@ -141,22 +142,37 @@ class Affine(_Images):
 class OpenedImages:
     """A kernel on a board.  It reads and writes what was sent and asked for, no more: nothing is left for others."""
 
-    def __init__(self, kernel: image.Sobel | image.Affine) -> None:
-        self._kernel = kernel
+    def __init__(self, tiled: image.Sobel | image.Affine) -> None:
+        self.kernel = tiled.kernel
+        self._tiled = tiled
+        self._idle = list(tiled.slots)  # append and pop are atomic
 
-    def run(self, jobs: Sequence[Job], user: Hashable) -> Generator[Run]:
+    def run(self, jobs: Sequence[Job], user: Hashable) -> Generator[tuple[Any, ...]]:
         """A tile at a time."""
         detail: _Detail = jobs[0].detail
-        for count, run in enumerate(self._kernel.runs(detail.plan, detail.out)):
-            yield run
-            if count >= MAX_RUNS:
-                raise ArgumentRangeError(
-                    f"The request takes more than {MAX_RUNS:,} runs.", hint="Shrink the image in two steps."
-                )
+        slot = self._idle.pop() if self._idle else self._tiled.slot()
+        try:
+            for count, tile in enumerate(detail.plan.tiles(detail.out, self._tiled.buffer_bytes)):
+                if count == MAX_RUNS:
+                    raise ArgumentRangeError(
+                        f"The request takes more than {MAX_RUNS:,} runs.", hint="Shrink the image in two steps."
+                    )
+                yield slot.upload(tile)
+                slot.finish(tile)
+        except GeneratorExit:  # a run has failed; if it still has the buffers, they go with the board
+            with suppress(BufferInUseError):
+                slot.close()
+                self._tiled.slots.remove(slot)
+            raise
+        except ArgumentRangeError:
+            self._idle.append(slot)
+            raise
+        self._idle.append(slot)
 
     def close(self) -> None:
         """Give the kernel and its buffers back."""
-        self._kernel.close()
+        self._idle.clear()
+        self._tiled.close()
 
 
 def _overlap(a: Array, b: Array) -> bool:
