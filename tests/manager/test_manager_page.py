@@ -16,6 +16,7 @@ import pytest
 PAGE = (Path(__file__).parents[2] / "docs/manager.md").read_text()
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MODULES = {"fpgahal": "fpgahal", "fpgahal-manager": "fpgahal.manager.app"}
+CURL = 'import sys, urllib.request; print(urllib.request.urlopen(f"http://{sys.argv[2]}").read().decode(), end="")'
 READY = "for i in $(seq 200); do [ -s manager.out ] && break; sleep 0.1; done"
 
 
@@ -42,6 +43,8 @@ def test_the_session(tmp_path: Path) -> None:
     for name, module in MODULES.items():
         (tmp_path / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
         (tmp_path / name).chmod(0o755)
+    (tmp_path / "curl").write_text(f"#!/bin/sh\nexec {sys.executable} -c '{CURL}' \"$@\"\n")  # not everybody has it
+    (tmp_path / "curl").chmod(0o755)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
