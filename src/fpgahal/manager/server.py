@@ -113,7 +113,7 @@ class Server:
         self._pause = NEVER  # when to look at new clients again
         self._complained = -NEVER
         self._complaints = 0
-        self._reported = False  # which takes long: others come before this client's next frame
+        self._report: wire.Report | None = None  # that a client has got: others come before its next packet
         self._listener = listen(self.path, mode)
         self.node = Node(devices, catalogue, self._share, self._poke, settings, self.limits.timeout)
         self._cordons = Cordons(self.path.with_name(f"{self.path.name}.cordons"), self.node)
@@ -290,9 +290,9 @@ class Server:
 
     def _read(self, connection: Connection, busy: bool) -> None:
         """Take what a client has sent; when there was nothing to do, its first request is answered before more."""
-        sock, buffer, self._reported = connection.sock, self._buffer, False
+        sock, buffer, self._report = connection.sock, self._buffer, None
         for _ in range(_FRAMES if busy else 1):
-            if connection.closed or connection.behind or self._reported:
+            if connection.closed or connection.behind or self._report is not None:
                 return
             try:
                 size, control, flags, _ = sock.recvmsg_into([buffer], _FDS, _READ)
@@ -386,8 +386,10 @@ class Server:
                 connection.release(frame.handle)
                 connection.reply((tag, wire.Ok()))
             case wire.Status():
-                connection.reply((tag, wire.Report(fitting(self.status()))))
-                self._reported = True
+                if self._report is not None:  # it takes long, and is long
+                    raise ProtocolError("A packet asks for two reports.")
+                self._report = wire.Report(fitting(self.status()))
+                connection.reply((tag, self._report))
             case wire.Admin():
                 peer = connection.peer
                 who = {"client": connection.number, "pid": peer.pid, "uid": peer.uid}
