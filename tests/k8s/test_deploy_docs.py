@@ -132,6 +132,23 @@ def test_every_name_is_on_the_page(found: Example) -> None:
         assert f"`{name}`" in PAGE
 
 
+def test_the_managers_pod_has_its_socket_and_its_group() -> None:
+    page = (ROOT / "docs/manager.md").read_text()
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    pod = yaml.safe_load(block)
+    for version in VERSIONS:
+        check(pod, version)
+    (container,) = containers([one(manifest("manager"), "DaemonSet", "manager")])
+    assert pod["spec"]["nodeSelector"] == container.pod["nodeSelector"]
+    assert pod["spec"]["securityContext"]["supplementalGroups"] == [container.spec["securityContext"]["runAsGroup"]]
+    (volume,) = pod["spec"]["volumes"]
+    (mount,) = pod["spec"]["containers"][0]["volumeMounts"]
+    assert container.volumes[volume["hostPath"]["path"]]["hostPath"]["path"] == mount["mountPath"] == "/run/fpgahal"
+    assert pod["spec"]["containers"][0]["image"] == container.spec["image"]
+    values = yaml.safe_load((DEPLOY / "helm/fpgahal/values.yaml").read_text())["manager"]
+    assert set(re.findall(r"`manager\.(?!sock|yaml)(\w+)=?", page)) <= set(values)
+
+
 @pytest.mark.parametrize("block", CLAIMS)
 def test_claims(block: str) -> None:
     template, pod = yaml.safe_load_all(block)

@@ -249,6 +249,9 @@ def test_garbage_ends_the_connection(daemon: Daemon) -> None:
     with Raw(daemon) as raw:
         raw.send(wire.pack(wire.Hello(1, 1), 1))
         assert raw.closed()
+    with Raw(daemon) as raw:  # a report takes long, and is long: 4,000 of them would fill the manager's memory
+        raw.send(wire.pack(wire.Status(), 1) * 4000)
+        assert raw.closed()
 
 
 def test_files_that_nobody_asked_for(daemon: Daemon) -> None:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def test_requests_that_only_cordoned_boards_can_run_wait(daemon: Daemon, capsys:
 
 
 def test_draining_waits_for_what_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with running(tmp_path, launch_us=2_000_000) as daemon, daemon.connect() as m:
+    with running(tmp_path, launch_us=1_000_000) as daemon, daemon.connect() as m:
         (address,) = addresses(daemon)
         until(lambda: states(daemon) == ["idle"])
         runs = m.submit("vadd", a=ONES, b=ONES, once=True)
@@ -114,9 +115,10 @@ def test_draining_waits_for_what_runs(tmp_path: Path, capsys: pytest.CaptureFixt
         code, found = told(daemon, capsys, "manager", "drain", "--all", "--timeout", "0.1")
         assert (code, found["drained"], found["boards"][0]["state"]) == (1, False, "draining")
         assert not runs.done()
-        done = subprocess.run(command(daemon, "manager", "drain", address), capture_output=True, text=True, check=True)
-        assert f"draining: {address} runs 1\n" in done.stderr
-        assert "drained" in done.stdout
+        assert main(["manager", "drain", address, "--socket", str(daemon.socket)]) == 0
+        printed = capsys.readouterr()
+        assert f"draining: {address} runs 1\n" in printed.err
+        assert "drained" in printed.out
         assert (runs.result(0) == 2).all()
         assert not waits.done()
         fpgahal.open(address).close()
@@ -125,8 +127,8 @@ def test_draining_waits_for_what_runs(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_ctrl_c_ends_the_waiting_and_says_what_is_left(tmp_path: Path) -> None:
-    with running(tmp_path, launch_us=3_000_000) as daemon, daemon.connect() as m:
-        runs = m.submit("vadd", a=ONES, b=ONES)
+    with running(tmp_path, launch_us=9_000_000) as daemon, daemon.connect() as m:
+        m.submit("vadd", a=ONES, b=ONES)
         until(lambda: states(daemon) == ["running"])
         with subprocess.Popen(
             command(daemon, "manager", "drain", "--all"), stderr=subprocess.PIPE, text=True
@@ -139,7 +141,7 @@ def test_ctrl_c_ends_the_waiting_and_says_what_is_left(tmp_path: Path) -> None:
         assert "uncordon" in error
         assert "Traceback" not in error
         assert states(daemon) == ["draining"]
-        assert (runs.result(20) == 2).all()
+        daemon.kill()
 
 
 def test_a_drained_board_stays_so_when_the_manager_dies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,20 +174,6 @@ def test_who_may_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert told(daemon, capsys, "manager", "status")[0] == 0
 
 
-OTHER_USER = """
-import os, sys
-from fpgahal import AccessError
-from fpgahal.manager.codes import Verb
-from fpgahal.manager.control import Control
-os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))
-with Control(sys.argv[2]) as control:
-    try:
-        control.want(Verb.CORDON)
-    except AccessError:
-        sys.exit(7)
-"""
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be other users")
 def test_who_may(tmp_path: Path) -> None:
     policy = tmp_path / "policy.toml"
@@ -193,9 +181,16 @@ def test_who_may(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
         folder.chmod(0o755)
     with running(tmp_path, "pac-a10", "--policy", str(policy), "--mode", "666") as daemon:
-        for uid, expected in ((4712, 7), (4711, 0), (0, 0)):
-            done = subprocess.run([sys.executable, "-c", OTHER_USER, str(uid), str(daemon.socket)], check=False)
-            assert done.returncode == expected
+        for uid, allowed in ((4712, False), (4711, True), (0, True)):
+            os.seteuid(uid)
+            try:
+                with (
+                    Control(daemon.socket) as control,
+                    nullcontext() if allowed else pytest.raises(fpgahal.AccessError),
+                ):
+                    control.want(Verb.CORDON)
+            finally:
+                os.seteuid(0)
         logged = [line for line in daemon.messages() if line["message"] == "cordon"]
         assert [line["uid"] for line in logged] == [4711, 0]
         assert {line["board"] for line in logged} == set(addresses(daemon))
@@ -282,32 +277,38 @@ def daemon_ended(daemon: Daemon) -> int:
         return int(control.status()["ended"].get("done", 0))
 
 
-@pytest.mark.parametrize("key", [b"q", b"\x03"])
-def test_top_on_a_terminal_ends_with_a_key_and_outlives_the_manager(tmp_path: Path, key: bytes) -> None:
+def test_top_on_a_terminal_ends_with_a_key_and_outlives_the_manager(tmp_path: Path) -> None:
     with running(tmp_path) as daemon:
-        pid, terminal = pty.fork()
-        if pid == 0:
-            os.execve(
-                sys.executable,
-                [*command(daemon, "top"), "--interval", "0.1"],
-                os.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "30"},
-            )
-        shown = Screen(terminal)
-        try:
-            shown.until("EMULATED Intel PAC")
+        watch(daemon, b"q", dies=True)
+        watch(daemon, b"\x03", dies=False)
+
+
+def watch(daemon: Daemon, key: bytes, *, dies: bool) -> None:
+    """Have `fpgahal top` on a terminal, and end it with a key."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(
+            sys.executable,
+            [*command(daemon, "top"), "--interval", "0.1"],
+            os.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "30"},
+        )
+    shown = Screen(terminal)
+    try:
+        shown.until("EMULATED Intel PAC")
+        if dies:
             daemon.kill()
             shown.until("no manager answers")
             daemon.start()
             shown.until("EMULATED Intel PAC")
-            os.write(terminal, key)
-            shown.until("\x1b[?1049l")  # the terminal is as it was
-            _, status = os.waitpid(pid, 0)
-        except BaseException:
-            os.kill(pid, signal.SIGKILL)
-            raise
-        finally:
-            os.close(terminal)
-        assert os.waitstatus_to_exitcode(status) == 0
+        os.write(terminal, key)
+        shown.until("\x1b[?1049l")  # the terminal is as it was
+        _, status = os.waitpid(pid, 0)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 class Screen:

@@ -13,6 +13,7 @@ import pytest
 from manager_daemon import running
 
 import fpgahal
+from fpgahal.manager.app import build_parser, main
 from fpgahal.manager.connection import Peer
 from fpgahal.manager.policy import Grant, Policy
 
@@ -123,9 +124,6 @@ def test_wrong_usage(tmp_path: Path) -> None:
         (("--mode", "rw"), 2, "--mode"),
         (("--mode", "777"), 2, "--mode"),
         (("--timeout", "0"), 2, "--timeout"),
-        (("--metrics", "9090"), 2, "127.0.0.1:9090"),
-        (("--metrics", "localhost:66000"), 2, "127.0.0.1:9090"),
-        ((*emulate, "--metrics", "192.0.2.1:9090"), 3, "can't listen"),
         ((*emulate, "ff:00.0"), 3, "ff:00.0"),
         ((*emulate, "--policy", str(file)), 3, "TOML"),
         (("--emulate", "pac-a10", "--socket", str(file)), 3, "no socket"),
@@ -137,6 +135,13 @@ def test_wrong_usage(tmp_path: Path) -> None:
         assert "Traceback" not in found.stderr
     assert file.read_text() == "["
     assert "--policy" in command("--help").stdout
+
+
+def test_where_metrics_can_be(capsys: pytest.CaptureFixture[str]) -> None:
+    for address in ("9090", "localhost:66000", ":9090", "localhost:http"):
+        assert main(["--metrics", address]) == 2
+        assert "127.0.0.1:9090" in capsys.readouterr().err
+    assert build_parser().parse_args(["--metrics", "[::1]:9090"]).metrics == ("::1", 9090)
 
 
 def test_ctrl_c(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ class Server:
         self._pause = NEVER  # when to look at new clients again
         self._complained = -NEVER
         self._complaints = 0
-        self._reported = False  # which takes long: others come before this client's next frame
+        self._reported = False  # which takes long: others come before this client's next packet
         self._listener = listen(self.path, mode)
         self.node = Node(devices, catalogue, self._share, self._poke, settings, self.limits.timeout)
         self._cordons = Cordons(self.path.with_name(f"{self.path.name}.cordons"), self.node)
@@ -387,8 +387,10 @@ class Server:
                 connection.release(frame.handle)
                 connection.reply((tag, wire.Ok()))
             case wire.Status():
-                connection.reply((tag, self._report(connection, frame.accelerator)))
+                if self._reported:  # it takes long, and is long
+                    raise ProtocolError("A packet asks for two reports.")
                 self._reported = True
+                connection.reply((tag, self._report(connection, frame.accelerator)))
             case wire.Admin():
                 peer = connection.peer
                 who = {"client": connection.number, "pid": peer.pid, "uid": peer.uid}
