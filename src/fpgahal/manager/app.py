@@ -19,6 +19,7 @@ from fpgahal.k8s.logs import log_json
 from fpgahal.manager.accelerators import catalogue
 from fpgahal.manager.client import default_socket
 from fpgahal.manager.policy import Policy
+from fpgahal.manager.repository import read
 from fpgahal.manager.server import Limits, Server
 
 _SWITCH = 0.0005  # seconds: threads of boards leave the interpreter to the one that reads from clients, sooner
@@ -51,6 +52,17 @@ def build_parser() -> Parser:
         metavar="S",
         help="that a run may take at most (default 10)",
     )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="FOLDER",
+        help="a bitstream repository as InAccel's (bitstream.json beside each image)",
+    )
+    parser.add_argument(
+        "--unsized",
+        action="store_true",
+        help="offer kernels of it, too, whose arrays have no known size: clients are trusted",
+    )
     parser.set_defaults(run=serve)
     return parser
 
@@ -63,12 +75,15 @@ def serve(args: argparse.Namespace, out: Output) -> int:
         raise DeviceNotFoundError(
             "There is no board to manage.", hint="`fpgahal doctor` says what is missing; --emulate makes some."
         )
+    offered = catalogue()
+    if args.images is not None:
+        offered |= read(args.images, unsized=args.unsized)
     path = args.socket if args.socket is not None else Path(default_socket())
     log_json()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # each buffer of a client takes one
     sys.setswitchinterval(_SWITCH)
-    server = Server(path, devices, catalogue(), policy, mode=args.mode, limits=Limits(timeout=args.timeout))
+    server = Server(path, devices, offered, policy, mode=args.mode, limits=Limits(timeout=args.timeout))
 
     def stop(number: int, frame: FrameType | None) -> None:
         server.stop()
