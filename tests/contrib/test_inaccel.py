@@ -179,7 +179,7 @@ def test_errors(daemon: Daemon) -> None:
 
 def test_a_fork(daemon: Daemon) -> None:
     program = f"""
-import re
+import os
 import numpy as np
 from fpgahal.contrib import inaccel
 with inaccel.allocator:
