@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import functools
 import os
 import random
@@ -29,7 +30,9 @@ def group(name: str) -> list[str]:
 
 @functools.cache
 def wheelhouse() -> Path:
-    """Give the folder of the wheel that the sessions of this run share."""
+    """Give the folder of the wheel that the sessions of this run share; scripts/lanes.py has two runs share one."""
+    if shared := os.environ.get("FPGAHAL_WHEELHOUSE"):
+        return Path(shared)
     folder = tempfile.mkdtemp(prefix="fpgahal-wheel-")
     atexit.register(shutil.rmtree, folder)
     return Path(folder)
@@ -37,9 +40,12 @@ def wheelhouse() -> Path:
 
 def package(session: nox.Session, extra: str = "") -> str:
     """Give what to install: fpgahal, built once a run, with an extra as in ``"[k8s]"``."""
-    if not any(wheelhouse().iterdir()):
-        session.run("pip", "wheel", "-q", "--no-deps", "-w", str(wheelhouse()), ".")
-    return f"{next(wheelhouse().iterdir())}{extra}"
+    folder = wheelhouse()
+    with Path(folder, "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not any(folder.glob("*.whl")):
+            session.run("pip", "wheel", "-q", "--no-deps", "-w", str(folder), ".")
+    return f"{next(folder.glob('*.whl'))}{extra}"
 
 
 @nox.session

@@ -74,7 +74,7 @@ def settled(call: Callable[[], Any], calls: int = 6) -> float:
 
 def cores() -> float:
     """How many of two cores are free now: how much faster two threads do twice the work of one."""
-    data = np.random.default_rng(2).normal(size=1 << 20)
+    data = np.random.default_rng(2).normal(size=1 << 19)
 
     def both() -> None:
         threads = [threading.Thread(target=np.sort, args=(data,)) for _ in range(2)]

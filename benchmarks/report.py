@@ -94,9 +94,13 @@ def rows_against(rows: list[dict[str, Any]], heading: str, ratio: Callable[[dict
 
 
 def cluster_table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: what a node and a cluster notice of fpgahal; there is nothing to compare it with."""
+    """Markdown: what a node and a cluster notice of fpgahal, and what of it is not ours."""
     lines = ["| what | measured | goal |", "|---|---:|---|"]
-    lines += [f"| {row['what']} | {human(row['ours']) if row['ours'] else ''} | {row['goal']} |" for row in rows]
+    for row in rows:
+        if "baseline" in row:
+            lines.append(f"| {row['against']} | {human(row['baseline'])} |  |")
+        else:
+            lines.append(f"| {row['what']} | {human(row['ours']) if row['ours'] else ''} | {row['goal']} |")
     return "\n".join([*lines, "", f"Machine: {machine()}, Python {platform.python_version()}.  EMULATED boards."])
 
 

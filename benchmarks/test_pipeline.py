@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import cores, seconds
+from harness import cores, seconds, settled
 
 import fpgahal
 from fpgahal import emu
@@ -62,14 +62,12 @@ def drain(results: Iterator[Any]) -> None:
 
 def compare(book: Any, what: str, link: float, contenders: dict[str, Callable[[], Any]], goal: float | None) -> None:
     """Take turns; print serial, pipeline and ideal; with a goal, note how near to the ideal the pipeline is."""
-    for call in contenders.values():
-        call()
     times: dict[str, list[float]] = {name: [] for name in contenders}
     free = []
-    for _ in range(9):
+    for _ in range(5):
         free.append(cores())
         for name, call in contenders.items():
-            times[name].append(seconds(call))
+            times[name].append(settled(call, 3))
     ideals = [max(link, run) for run in times["runs"]]
     ratio = statistics.median(ours / ideal for ours, ideal in zip(times["pipeline"], ideals, strict=True))
     serial, ideal, cores_free = (statistics.median(values) for values in (times["serial"], ideals, free))

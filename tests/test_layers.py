@@ -110,7 +110,7 @@ def test_few_files_know_a_vendor_library() -> None:
 
 
 def tracked() -> list[Path]:
-    folders = ("src", "native", "tests", "benchmarks", "scripts", ".ci")
+    folders = ("src", "native", "tests", "benchmarks", "examples", "scripts", ".ci")
     kinds = (".py", ".pyx", ".pxd", ".pyi", ".c", ".h", ".cpp", ".toml", "")
     return [
         path

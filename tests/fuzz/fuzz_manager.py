@@ -45,6 +45,7 @@ def seeds() -> list[bytes]:
         wire.Describe(submit),
         wire.Cancel(),
         wire.Status(),
+        wire.Admin(wire.Verb.DRAIN, "0000:3b:00.0"),
         wire.Ok(),
         wire.Specs((wire.Spec("y", floats, (3,)), wire.Spec("z", ints, ()))),
         wire.Done(0.0, 1.0),

@@ -45,6 +45,7 @@ from fpgahal.k8s.plugin.config import Config, load
 from fpgahal.k8s.plugin.service import hook_options
 from fpgahal.k8s.schemes.settings import INTEL_NAMES, MODES, NAMES
 from fpgahal.k8s.webhook import app as webhook
+from fpgahal.manager import app as manager
 
 CHART = DEPLOY / "helm/fpgahal"
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -63,6 +64,9 @@ CHOICES: dict[str, Any] = {
     "accelerators": {"catalogue": "[images]\n", "dra": {"enabled": True}},
     "claims": {"dra": {"enabled": True, "programming": "prepare"}, "plugin": {"enabled": False}},
     "emulated claims": {"dra": {"enabled": True, "emulated": True, "programming": "prepare"}},
+    "manager instead of the plugin": {"manager": {"enabled": True, "policy": "[default]\nadmin = false\n"}},
+    "manager with the plugin": {"manager": {"enabled": True, "boards": {"fpgahal.dev/u250": 2}}},
+    "emulated manager": {"manager": {"enabled": True, "emulated": True}, "networkPolicy": {"enabled": False}},
     "no hook": {"plugin": {"hook": {"enabled": False}}},
     "all legacy schemes": {
         "intelNames": "2018",
@@ -96,6 +100,7 @@ COMMANDS: dict[str, Callable[[list[str]], argparse.Namespace]] = {
     "fpgahal-plugin": plugin.parse,
     "fpgahal-dra": dra.build_parser().parse_args,
     "fpgahal-webhook": webhook.build_parser().parse_args,
+    "fpgahal-manager": manager.build_parser().parse_args,
 }
 
 
@@ -192,6 +197,8 @@ def test_the_check_of_foreign_objects_can_fail() -> None:
         {"webhook": {"replicas": 0}},
         {"emulated": {"boards": "u250 pac-a10"}},
         {"image": {"digest": "latest"}},
+        {"manager": {"enabled": True, "boards": {"u250": 1}}},
+        {"manager": {"enabled": True, "boards": {"fpgahal.dev/u250": 1}, "emulated": True}},
         {"unknown": {}},
     ],
 )
@@ -349,6 +356,11 @@ def test_containers_are_confined(documents: list[Any]) -> None:
             if container.spec["name"] == "dra":
                 args = dra.build_parser().parse_args(container.spec["args"])
                 assert (args.no_program, args.rack) == (False, None)
+            elif container.spec["name"] == "manager":
+                assert "FPGAHAL_EMULATE" not in str(container.spec)
+                assert not set(container.spec["resources"]["limits"]) - {"memory"}, (
+                    "what it has from the plugin will do"
+                )
             else:
                 assert plugin_config(container).program
                 assert not plugin_config(container).emulate
@@ -401,8 +413,9 @@ def test_network_policies_hold_for_all_pods_and_leave_what_is_needed(documents: 
         assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
         opened = {port["port"] for rule in policy["spec"].get("ingress", []) for port in rule["ports"]}
         assert opened == {port["name"] for each in containers([workload]) for port in each.spec.get("ports", [])}
-        (egress,) = policy["spec"]["egress"]
-        assert {port["port"] for port in egress["ports"]} == {443, 6443}
+        egress = policy["spec"].get("egress", [])
+        asked = {port["port"] for rule in egress for port in rule["ports"]}
+        assert asked == (set() if labels["app.kubernetes.io/component"] == "manager" else {443, 6443})
 
 
 def _covers(selector: Any, labels: dict[str, str]) -> bool:
@@ -474,6 +487,39 @@ def test_a_nodes_boards_are_offered_by_one() -> None:
     ]["nodeSelectorTerms"]
     labels = [label for each in others for label in each["spec"]["template"]["spec"]["nodeSelector"]]
     assert term["matchExpressions"] == [{"key": label, "operator": "DoesNotExist"} for label in labels]
+
+
+def test_the_manager_has_the_boards_instead_of_the_plugin_or_from_it() -> None:
+    def of(**values: Any) -> tuple[set[str], Container]:
+        documents = rendered({"manager": {"enabled": True, **values}})
+        real = one(documents, "DaemonSet", "plugin")["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+        (term,) = real["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        (container,) = containers([one(documents, "DaemonSet", "manager")])
+        return {each["key"] for each in term["matchExpressions"]}, container
+
+    avoided, container = of()
+    assert set(container.pod["nodeSelector"]) <= avoided
+    assert container.spec["securityContext"]["privileged"]
+    assert container.volumes["/run/lock"]["hostPath"]["path"] == "/run/lock"
+    (images,) = (each["value"] for each in container.spec["env"] if each["name"] == "FPGAHAL_IMAGES")
+    assert container.volumes[images]["hostPath"]["path"] == images
+    avoided, container = of(boards={"fpgahal.dev/u250": 2})
+    assert not set(container.pod["nodeSelector"]) & avoided, "the plugin must be there to give them"
+    assert container.spec["resources"]["limits"] == {"memory": "1Gi", "fpgahal.dev/u250": 2}
+
+
+def test_pods_reach_the_managers_socket(documents: list[Any]) -> None:
+    for container in containers(documents):
+        if container.spec["name"] == "manager":
+            args = manager.build_parser().parse_args(container.spec["args"])
+            folder = str(args.socket.parent)
+            assert container.volumes[folder]["hostPath"] == {"path": folder, "type": "DirectoryOrCreate"}
+            assert args.mode == 0o660
+            assert container.spec["ports"] == [{"name": "metrics", "containerPort": args.metrics[1]}]
+            if args.policy:
+                (text,) = one(documents, "ConfigMap", "manager")["data"].values()
+                assert tomllib.loads(text)
+                assert str(args.policy.parent) in container.volumes
 
 
 def test_the_feature_rule_knows_every_board() -> None:

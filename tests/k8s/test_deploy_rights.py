@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from deployed import Container, allows, check, containers, manifest, one, rendered
 from fake_kubelet import FakeKubelet, StartError
@@ -37,6 +38,7 @@ from fpgahal.k8s.dra import DRIVER
 from fpgahal.k8s.dra.service import REGISTRATION, registration_pb
 from fpgahal.k8s.plugin import app
 from fpgahal.k8s.plugin.config import load
+from fpgahal.manager import connect
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "setpriv", "mount"))),
@@ -45,7 +47,11 @@ pytestmark = pytest.mark.skipif(
 
 NLB3 = "f7df405cbd7acf7222f144b0b93acd18"
 NODE = "node-1"
-MODULES = {"fpgahal-plugin": "fpgahal.k8s.plugin", "fpgahal-dra": "fpgahal.k8s.dra"}
+MODULES = {
+    "fpgahal-plugin": "fpgahal.k8s.plugin",
+    "fpgahal-dra": "fpgahal.k8s.dra",
+    "fpgahal-manager": "fpgahal.manager.app",
+}
 WITHOUT_RIGHTS = ("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
 
 
@@ -294,6 +300,33 @@ def test_the_driver_publishes_its_boards_with_its_manifests_rights(tmp_path: Pat
     assert len(devices) == 5  # three boards, and an image for two of them
     account = container.pod["serviceAccountName"]
     assert [request for request in api.requests if not allows(documents, account, *request)] == []
+
+
+def test_pods_with_the_group_share_the_boards_of_a_manager_with_its_manifests_rights(tmp_path: Path) -> None:
+    documents = rendered({"manager": {"enabled": True, "emulated": True}})
+    (container,) = containers([one(documents, "DaemonSet", "manager")])
+    node = tmp_path / "node"
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    path = node / "run/fpgahal/manager.sock"
+    group = container.spec["securityContext"]["runAsGroup"]
+    with running(container, node, "--metrics=127.0.0.1:0") as process:
+        wait(path.exists, process)
+        assert (path.stat().st_gid, path.stat().st_mode & 0o777) == (group, 0o660)
+        for groups, code in ((f"--groups={group}", 0), ("--clear-groups", 1)):
+            pod = ["setpriv", "--reuid=4711", "--regid=4711", groups, *WITHOUT_RIGHTS]
+            program = f"import socket; socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect('{path}')"
+            done = subprocess.run([*pod, sys.executable, "-c", program], capture_output=True, check=False, cwd="/")
+            assert done.returncode == code, done.stderr
+        with connect(path, patience=20) as m:
+            ones = np.ones(1000, np.uint32)
+            assert (m.submit("vadd", a=ones, b=ones).result(60) == 2).all()
+            assert len(m.status()["boards"]) == 3
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=60)
+        assert process.returncode == 0, told
+    assert "Traceback" not in told
+    assert not path.exists()
 
 
 def wait(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:

@@ -384,6 +384,29 @@ def test_a_run_can_be_stopped() -> None:
 
 
 @pytest.mark.parametrize("spec", ["u250", "pac-a10", "u250:2"])
+def test_a_run_that_hangs(spec: str) -> None:
+    with (
+        emu.rack(spec) as rack,
+        fpgahal.open_all() as devices,
+        boards.load(list(devices), dumps(small()).encode()) as model,
+    ):
+        x = np.ones((20_000, model.n_features_in_), np.float32)
+        want = model.predict(x)
+        rack.fault(0, "hang", count=1)
+        begin = time.monotonic()
+        for _ in range(2):  # then it still has the board
+            with pytest.raises(fpgahal.RunTimeoutError, match="xgboost_predict"):
+                model.predict(x, timeout=0.2)
+        assert time.monotonic() - begin < 5
+        devices[0].reset()
+        assert np.array_equal(model.predict(x, timeout=5), want)
+        rack.fault(0, "hang", count=1)
+        with pytest.raises(fpgahal.RunTimeoutError):
+            model.predict(x, pred_leaf=True, timeout=0.2)
+        devices[0].reset()
+
+
+@pytest.mark.parametrize("spec", ["u250", "pac-a10", "u250:2"])
 def test_ctrl_c(spec: str) -> None:
     leaf = Split(0, 0.5, True, Leaf(1.0), Leaf(2.0))
     made = document([leaf] * 2000, 1)

@@ -281,7 +281,7 @@ def test_deadlines_cancelling_and_timeouts(tmp_path: Path) -> None:
     with running(tmp_path, launch_us=300_000) as daemon, daemon.connect() as m:
         a = np.ones(1, np.uint32)
         slow(m).result(20)
-        first = slow(m)
+        first, _next = slow(m), slow(m)  # the second one's arrays are on the board already
         late = m.submit("passthrough", src=a, deadline=0.05)
         unwanted = m.submit("vadd", a=a, b=a, once=True)
         unwanted.cancel()
@@ -296,7 +296,7 @@ def test_deadlines_cancelling_and_timeouts(tmp_path: Path) -> None:
         assert first.result(20)[0] == 2
 
         async def give_up() -> None:
-            slow(m)
+            _some = slow(m), slow(m)
             await asyncio.wait_for(slow(m), 0.1)
 
         with pytest.raises(TimeoutError):

@@ -21,7 +21,7 @@ import pytest
 from manager_daemon import Daemon, model, running, until
 
 from fpgahal import manager
-from fpgahal.manager import wire
+from fpgahal.manager import packets, wire
 from fpgahal.manager.memory import CONSTANT_SEALS, SIZE_SEALS
 from fpgahal.manager.wire import Code, Failed, Ref
 
@@ -272,7 +272,7 @@ def test_a_request_that_is_sent_twice_runs_once(daemon: Daemon) -> None:
             raw.send(wire.pack(vadd(), 77))
         answers: list[wire.Frame] = []
         while len(answers) < 2:
-            answers += [wire.parse(frame)[1] for frame in wire.apart(raw.sock.recv(wire.MAX_FRAME))]
+            answers += [wire.parse(frame)[1] for frame in packets.apart(raw.sock.recv(wire.MAX_FRAME))]
         assert any(isinstance(answer, wire.Done) for answer in answers)
         assert all(isinstance(answer, wire.Done) or answer.code is Code.PROTOCOL for answer in answers)  # type: ignore[union-attr]
     os.close(fd)

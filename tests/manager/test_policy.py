@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from manager_daemon import running
 
 import fpgahal
+from fpgahal.manager.connection import Peer
 from fpgahal.manager.policy import Grant, Policy
 
 GOOD = """
@@ -22,6 +24,7 @@ memory = "512 MiB"
 [[rule]]
 users = ["root", 4711]
 weight = 3.0
+admin = true
 
 [[rule]]
 groups = [100, 200]
@@ -41,7 +44,7 @@ def test_the_first_rule_that_fits_counts(tmp_path: Path) -> None:
     policy = Policy.load(path)
     nobody: frozenset[int] = frozenset()
     root = policy.grant(0, frozenset([100]))
-    assert root == Grant(requests=8, memory=512 << 20, weight=3.0) == policy.grant(4711, nobody)
+    assert root == Grant(requests=8, memory=512 << 20, weight=3.0, admin=True) == policy.grant(4711, nobody)
     assert root.allows("anything")
     member = policy.grant(5, frozenset([7, 200]))
     assert [member.allows(name) for name in ("vadd", "vaddx", "xgboost.predict", "xgboost")] == [
@@ -57,6 +60,22 @@ def test_the_first_rule_that_fits_counts(tmp_path: Path) -> None:
 def test_without_a_file_everything_is_allowed() -> None:
     assert Policy().grant(5, frozenset()) == Grant()
     assert Grant().allows("vadd")
+
+
+def test_administrators() -> None:
+    """By default root and the manager's own user, if their processes are not in another container."""
+    nobody: frozenset[int] = frozenset()
+    for uid, pid, default, expected in (
+        (0, 7, None, True),
+        (os.geteuid(), 7, None, True),
+        (0, 0, None, False),  # SO_PEERCRED has 0 for a process that this one can't see
+        (4711, 7, None, False),
+        (4711, 7, True, True),
+        (0, 7, False, False),
+        (0, 0, True, True),
+    ):
+        peer, policy = Peer(pid, uid, nobody), Policy(default=Grant(admin=default))
+        assert peer.administers(policy) is expected, (uid, pid, default)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +98,7 @@ def test_without_a_file_everything_is_allowed() -> None:
         ("[default]\nrequests = true", "requests"),
         ("[default]\nmemory = '5 parsecs'", "memory"),
         ("[default]\nmemory = -1", "memory"),
+        ("[default]\nadmin = 1", "admin"),
         ("[default]\naccelerators = 'vadd'", "accelerators"),
     ],
 )
@@ -103,6 +123,9 @@ def test_wrong_usage(tmp_path: Path) -> None:
         (("--mode", "rw"), 2, "--mode"),
         (("--mode", "777"), 2, "--mode"),
         (("--timeout", "0"), 2, "--timeout"),
+        (("--metrics", "9090"), 2, "127.0.0.1:9090"),
+        (("--metrics", "localhost:66000"), 2, "127.0.0.1:9090"),
+        ((*emulate, "--metrics", "192.0.2.1:9090"), 3, "can't listen"),
         ((*emulate, "ff:00.0"), 3, "ff:00.0"),
         ((*emulate, "--policy", str(file)), 3, "TOML"),
         (("--emulate", "pac-a10", "--socket", str(file)), 3, "no socket"),

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fpgahal.manager import wire
+from fpgahal.manager import packets, wire
 
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.]{0,63}", fullmatch=True)
 u32, u64 = st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 64) - 1)
@@ -42,6 +42,7 @@ frames = st.one_of(
     st.builds(wire.Describe, submits),
     st.sampled_from([wire.Cancel(), wire.Status(), wire.Ok()]),
     st.builds(wire.Status, names),
+    st.builds(wire.Admin, st.sampled_from(wire.Verb), texts),
     st.lists(st.builds(wire.Spec, names, dtypes, shapes), max_size=9).map(lambda found: wire.Specs(tuple(found))),
     st.builds(wire.Done, st.floats(0, 1e9), st.floats(0, 1e9)),
     st.builds(wire.Failed, st.sampled_from(wire.Code), texts, texts),
@@ -88,19 +89,19 @@ def test_a_cut_frame(frame: wire.Frame, data: st.DataObject) -> None:
 @given(st.lists(frames, max_size=20))
 def test_frames_in_packets(many: list[wire.Frame]) -> None:
     packed = [wire.pack(frame, tag) for tag, frame in enumerate(many)]
-    found = [frame for packet in wire.together(packed) for frame in wire.apart(packet)]
+    found = [frame for packet in packets.together(packed) for frame in packets.apart(packet)]
     assert found == packed
 
 
 def test_packets_are_not_too_long() -> None:
-    packets = wire.together([wire.pack(wire.Report("x" * 20_000))] * 10)
-    assert [len(packet) for packet in packets] == [60_048, 60_048, 60_048, 20_016]
+    found = packets.together([wire.pack(wire.Report("x" * 20_000))] * 10)
+    assert [len(packet) for packet in found] == [60_048, 60_048, 60_048, 20_016]
 
 
 @given(st.binary(min_size=1, max_size=60))
 def test_any_packet(data: bytes) -> None:
     with contextlib.suppress(wire.ProtocolError):
-        assert b"".join(wire.apart(data)) == data
+        assert b"".join(packets.apart(data)) == data
 
 
 def test_the_documentation_has_every_frame_and_code() -> None:

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,24 @@ class Tile:
     load: Callable[[], Pixels]
     scalars: tuple[Any, ...]
     target: Pixels
+
+
+class Plan(NamedTuple):
+    """What a call comes to, once its arguments were checked.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the result.
+    dtype : numpy.dtype
+        Of the result.
+    tiles : callable
+        Gives the tiles for the memory of a result, and for buffers of so many bytes.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    tiles: Callable[[Pixels, int], Iterator[Tile]]
 
 
 class TiledKernel:
@@ -108,26 +126,40 @@ class TiledKernel:
             if kind is None:
                 raise
 
-    def _process(self, tiles: Iterator[Tile]) -> None:
+    def _process(self, plan: Plan) -> Pixels:
+        result = np.empty(plan.shape, plan.dtype)
         with self._lock, self._kernel.turn:
-            self._settle()
-            ended: tuple[Buffer, Pixels] | None = None
-            for n, tile in enumerate(tiles):
-                src, dst = self._buffers[n % 2], self._buffers[2 + n % 2]
-                pixels = tile.load()
-                np.copyto(_view(src, pixels.shape, pixels.dtype.newbyteorder("=")), pixels)
-                src.sync_to_device(0, pixels.nbytes)
-                if self._run is not None:
-                    self._run.wait(self._timeout)
-                self._run = self._kernel.start(src, dst, *tile.scalars)
-                if ended is not None:
-                    _fetch(*ended)
-                ended = dst, tile.target
+            for run in self.runs(plan, result):
+                run.wait(self._timeout)
+        return result
+
+    def runs(self, plan: Plan, result: Pixels) -> Generator[Run]:
+        """Do what a plan says, a run at a time, for those who wait for runs in a way of their own.
+
+        Yields
+        ------
+        Run
+            That has to end before the next one can begin.  The caller waits for it, has the board for itself, and
+            calls this again only after the last result is complete, or after an error.
+        """
+        self._settle()
+        ended: tuple[Buffer, Pixels] | None = None
+        for n, tile in enumerate(plan.tiles(result, self._buffer_bytes)):
+            src, dst = self._buffers[n % 2], self._buffers[2 + n % 2]
+            pixels = tile.load()
+            np.copyto(_view(src, pixels.shape, pixels.dtype.newbyteorder("=")), pixels)
+            src.sync_to_device(0, pixels.nbytes)
             if self._run is not None:
-                self._run.wait(self._timeout)
-                self._run = None
+                yield self._run
+            self._run = self._kernel.start(src, dst, *tile.scalars)
             if ended is not None:
                 _fetch(*ended)
+            ended = dst, tile.target
+        if self._run is not None:
+            yield self._run
+            self._run = None
+        if ended is not None:
+            _fetch(*ended)
 
     def _settle(self) -> None:
         """See to the end of a tile that an earlier call left behind with an exception."""
@@ -228,6 +260,7 @@ __all__ = [
     "MAX_SIDE",
     "Image",
     "Pixels",
+    "Plan",
     "Tile",
     "TiledKernel",
     "check_border_value",

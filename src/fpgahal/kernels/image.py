@@ -32,6 +32,7 @@ from fpgahal.kernels._tiles import (
     MAX_SIDE,
     Image,
     Pixels,
+    Plan,
     Tile,
     TiledKernel,
     check_border_value,
@@ -138,6 +139,22 @@ class Sobel(TiledKernel):
         RunTimeoutError, RunError
             A tile did not come back in time, or the board reports an error.
         """
+        return self._process(
+            self.plan(image, dx=dx, dy=dy, ksize=ksize, norm=norm, border=border, border_value=border_value)
+        )
+
+    @staticmethod
+    def plan(
+        image: npt.ArrayLike,
+        *,
+        dx: int | None = None,
+        dy: int | None = None,
+        ksize: int = 3,
+        norm: str = "l2",
+        border: str = "reflect101",
+        border_value: int | tuple[int, ...] = 0,
+    ) -> Plan:
+        """Check the arguments of a call, without a board; parameters and errors are those of a call."""
         pixels = check_image(image)
         check_choice("ksize", ksize, KSIZES)
         check_choice("norm", norm, NORMS)
@@ -147,33 +164,9 @@ class Sobel(TiledKernel):
         order = 0 if edges else _order(dx, "dx", ksize), 0 if edges else _order(dy, "dy", ksize)
         if not edges and order == (0, 0):
             raise ArgumentRangeError("dx and dy are both 0: that is no derivative.")
-        result = np.empty(np.shape(image), pixels.dtype.newbyteorder("=") if edges else np.int32)
         scalars = ksize, *order, NORMS[norm] if edges else 0
-        self._process(self._tiles(pixels, result.reshape(pixels.shape), scalars, border, value))
-        return result
-
-    def _tiles(
-        self, pixels: Pixels, result: Pixels, scalars: tuple[int, ...], border: str, value: Pixels | None
-    ) -> Iterator[Tile]:
-        rows, columns, channels = pixels.shape
-        depth, r = pixels.itemsize, max(1, scalars[0] // 2)
-        width, height = self._extent(columns, r, channels, depth, result.itemsize)
-        for y in range(0, rows, height):
-            for x in range(0, columns, width):
-                target = result[y : y + height, x : x + width]
-                h, w = target.shape[:2]
-                load = partial(_framed, pixels, (y - r, y + h + r), (x - r, x + w + r), border, value)
-                yield Tile(load, (w, h, channels, depth, *scalars), target)
-
-    def _extent(self, columns: int, r: int, channels: int, depth: int, result_depth: int) -> tuple[int, int]:
-        """Width and height of a tile that fits into the buffers."""
-        width = min(columns, MAX_COLUMNS)
-        while True:
-            framed = self._buffer_bytes // ((width + 2 * r) * channels * depth) - 2 * r
-            height = min(framed, self._buffer_bytes // (width * channels * result_depth))
-            if height >= 1:
-                return width, height
-            width //= 2
+        dtype = pixels.dtype.newbyteorder("=") if edges else np.dtype(np.int32)
+        return Plan(np.shape(image), dtype, partial(_sobel_tiles, pixels, scalars, border, value))
 
 
 class Affine(TiledKernel):
@@ -237,63 +230,42 @@ class Affine(TiledKernel):
         in tests by 1 of 255 at most, and by 7 of 65,535).  OpenCV 4 (to 4.14) rounds coordinates to 1/32 pixel;
         that makes up to 1/32 of the difference between neighbours.
         """
+        return self._process(
+            self.plan(
+                image,
+                matrix,
+                size=size,
+                inverse=inverse,
+                interpolation=interpolation,
+                border=border,
+                border_value=border_value,
+            )
+        )
+
+    @staticmethod
+    def plan(
+        image: npt.ArrayLike,
+        matrix: npt.ArrayLike,
+        *,
+        size: tuple[int, int] | None = None,
+        inverse: bool = False,
+        interpolation: str = "linear",
+        border: str = "constant",
+        border_value: int | tuple[int, ...] = 0,
+    ) -> Plan:
+        """Check the arguments of a call, without a board; parameters and errors are those of a call."""
         pixels = check_image(image)
         check_choice("interpolation", interpolation, INTERPOLATIONS)
         check_choice("border", border, BORDER_NAMES)
         value = check_border_value(border_value if border == "constant" else 0, pixels)
         m = _matrix(matrix, inverse)
         width, height = _size(size, pixels)
-        result = np.empty((height, width, *np.shape(image)[2:]), pixels.dtype.newbyteorder("="))
         options = INTERPOLATIONS[interpolation], BORDERS[border], sum(int(v) << 16 * n for n, v in enumerate(value))
-        target = result.reshape(height, width, -1)
-        step = max(1, min(512, int((self._buffer_bytes / (pixels.shape[2] * pixels.itemsize)) ** 0.5)))
-        self._process(
-            tile
-            for y in range(0, height, step)
-            for x in range(0, width, step)
-            for tile in self._tiles(pixels, target[y : y + step, x : x + step], x, y, m, border, value, options)
+        return Plan(
+            (height, width, *np.shape(image)[2:]),
+            pixels.dtype.newbyteorder("="),
+            partial(_affine_tiles, pixels, m, border, value, options),
         )
-        return result
-
-    def _tiles(
-        self,
-        pixels: Pixels,
-        target: Pixels,
-        x: int,
-        y: int,
-        m: npt.NDArray[np.float32],
-        border: str,
-        value: Pixels,
-        options: tuple[int, int, int],
-    ) -> Iterator[Tile]:
-        """The tile that begins at (x, y); or several, if it needs more of the image than a buffer holds."""
-        height, width = target.shape[:2]
-        rows, columns, channels = pixels.shape
-        left, right = needed(*_reach(m[0], x, y, width, height), columns, border)
-        top, bottom = needed(*_reach(m[1], x, y, width, height), rows, border)
-        if left >= right or top >= bottom:
-            target[:] = value
-        elif (right - left) * (bottom - top) * channels * pixels.itemsize <= self._buffer_bytes:
-            yield Tile(
-                partial(_part, pixels, slice(top, bottom), slice(left, right)),
-                (
-                    *(left, top, right - left, bottom - top),
-                    *(columns, rows),
-                    *(x, y, width, height),
-                    *(channels, pixels.itemsize),
-                    *options,
-                    *map(float, m.ravel()),
-                ),
-                target,
-            )
-        elif width >= height:
-            half = width // 2
-            yield from self._tiles(pixels, target[:, :half], x, y, m, border, value, options)
-            yield from self._tiles(pixels, target[:, half:], x + half, y, m, border, value, options)
-        else:
-            half = height // 2
-            yield from self._tiles(pixels, target[:half], x, y, m, border, value, options)
-            yield from self._tiles(pixels, target[half:], x, y + half, m, border, value, options)
 
 
 def sobel(dev: Device, image: npt.ArrayLike, **options: Any) -> Pixels:
@@ -313,6 +285,99 @@ def rotation(angle: float, center: tuple[float, float], scale: float = 1.0) -> n
     a, b = scale * np.cos(np.radians(angle)), scale * np.sin(np.radians(angle))
     x, y = center
     return np.array([[a, b, (1 - a) * x - b * y], [-b, a, b * x + (1 - a) * y]])
+
+
+# --- tiles --------------------------------------------------------------------------------------------------------
+
+
+def _sobel_tiles(
+    pixels: Pixels,
+    scalars: tuple[int, ...],
+    border: str,
+    value: Pixels | None,
+    result: Pixels,
+    buffer_bytes: int,
+) -> Iterator[Tile]:
+    rows, columns, channels = pixels.shape
+    result = result.reshape(pixels.shape)
+    depth, r = pixels.itemsize, max(1, scalars[0] // 2)
+    width, height = _sobel_extent(columns, r, channels * depth, channels * result.itemsize, buffer_bytes)
+    for y in range(0, rows, height):
+        for x in range(0, columns, width):
+            target = result[y : y + height, x : x + width]
+            h, w = target.shape[:2]
+            load = partial(_framed, pixels, (y - r, y + h + r), (x - r, x + w + r), border, value)
+            yield Tile(load, (w, h, channels, depth, *scalars), target)
+
+
+def _sobel_extent(columns: int, r: int, pixel: int, result_pixel: int, buffer_bytes: int) -> tuple[int, int]:
+    """Width and height of a tile that fits into the buffers; `pixel` is the bytes of one."""
+    width = min(columns, MAX_COLUMNS)
+    while True:
+        framed = buffer_bytes // ((width + 2 * r) * pixel) - 2 * r
+        height = min(framed, buffer_bytes // (width * result_pixel))
+        if height >= 1:
+            return width, height
+        width //= 2
+
+
+def _affine_tiles(
+    pixels: Pixels,
+    m: npt.NDArray[np.float32],
+    border: str,
+    value: Pixels,
+    options: tuple[int, int, int],
+    result: Pixels,
+    buffer_bytes: int,
+) -> Iterator[Tile]:
+    height, width = result.shape[:2]
+    result = result.reshape(height, width, -1)
+    step = max(1, min(512, int((buffer_bytes / (pixels.shape[2] * pixels.itemsize)) ** 0.5)))
+    for y in range(0, height, step):
+        for x in range(0, width, step):
+            target = result[y : y + step, x : x + step]
+            yield from _affine_tile(pixels, target, x, y, m, border, value, options, buffer_bytes)
+
+
+def _affine_tile(
+    pixels: Pixels,
+    target: Pixels,
+    x: int,
+    y: int,
+    m: npt.NDArray[np.float32],
+    border: str,
+    value: Pixels,
+    options: tuple[int, int, int],
+    buffer_bytes: int,
+) -> Iterator[Tile]:
+    """The tile that begins at (x, y); or several, if it needs more of the image than a buffer holds."""
+    height, width = target.shape[:2]
+    rows, columns, channels = pixels.shape
+    left, right = needed(*_reach(m[0], x, y, width, height), columns, border)
+    top, bottom = needed(*_reach(m[1], x, y, width, height), rows, border)
+    if left >= right or top >= bottom:
+        target[:] = value
+    elif (right - left) * (bottom - top) * channels * pixels.itemsize <= buffer_bytes:
+        yield Tile(
+            partial(_part, pixels, slice(top, bottom), slice(left, right)),
+            (
+                *(left, top, right - left, bottom - top),
+                *(columns, rows),
+                *(x, y, width, height),
+                *(channels, pixels.itemsize),
+                *options,
+                *map(float, m.ravel()),
+            ),
+            target,
+        )
+    elif width >= height:
+        half = width // 2
+        for part, at in ((target[:, :half], x), (target[:, half:], x + half)):
+            yield from _affine_tile(pixels, part, at, y, m, border, value, options, buffer_bytes)
+    else:
+        half = height // 2
+        for part, at in ((target[:half], y), (target[half:], y + half)):
+            yield from _affine_tile(pixels, part, x, at, m, border, value, options, buffer_bytes)
 
 
 # --- details ------------------------------------------------------------------------------------------------------
@@ -398,4 +463,4 @@ def _reach(m: npt.NDArray[np.float32], x: int, y: int, width: int, height: int) 
     return int(np.floor(corners.min())) - 1, int(np.floor(corners.max())) + 2
 
 
-__all__ = ["AFFINE", "SOBEL", "Affine", "Image", "Sobel", "affine", "rotation", "sobel"]
+__all__ = ["AFFINE", "SOBEL", "Affine", "Image", "Plan", "Sobel", "affine", "rotation", "sobel"]

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fpgahal import ArgumentError, ArgumentRangeError, Buffer, Device, Kernel, KernelContract, Run, Scalar
+from fpgahal import ArgumentError, ArgumentRangeError, Buffer, Device, Kernel, KernelContract, Scalar
 from fpgahal import Array as ArrayArgument
 from fpgahal.manager.memory import Array
 from fpgahal.manager.wire import DTYPE_NUMBERS, Spec
@@ -53,10 +53,17 @@ class Job:
 
 
 class Opened(Protocol):
-    """An accelerator on a board that has its image, with what it keeps there."""
+    """An accelerator on a board that has its image, with what it keeps there.
 
-    def run(self, jobs: Sequence[Job], user: Hashable) -> Generator[Run]:
-        """Do the jobs, all for one batch.  Yields each run that was started; goes on when it has ended."""
+    Several threads may be in :meth:`run`: while the jobs of one are run, those of another are brought to the board.
+    """
+
+    @property
+    def kernel(self) -> Kernel:
+        """What is run."""
+
+    def run(self, jobs: Sequence[Job], user: Hashable) -> Generator[tuple[Any, ...]]:
+        """Do the jobs, all for one batch.  Yields the kernel's arguments for each run; goes on when it has ended."""
 
     def close(self) -> None:
         """Give everything back."""
@@ -204,8 +211,24 @@ class Plain:
         return dev.kernel(self.contract)
 
 
+class _Room:
+    """A buffer for each array of a kernel, that grows as needed, and whose data is in it."""
+
+    __slots__ = ("buffers", "user")
+
+    def __init__(self) -> None:
+        self.buffers: dict[int, tuple[Buffer, Any]] = {}
+        self.user: Hashable = None
+
+    def scrub(self) -> None:
+        """Nothing of what one user had on the board is left for another."""
+        for buffer, view in self.buffers.values():
+            view[:] = 0
+            buffer.sync_to_device()
+
+
 class OpenedPlain:
-    """A kernel, and a buffer for each of its arrays that grows as needed."""
+    """A kernel, and rooms: one for each thread that works with it at a time."""
 
     def __init__(self, dev: Device, accelerator: Plain) -> None:
         self._dev = dev
@@ -213,16 +236,16 @@ class OpenedPlain:
         args = accelerator.contract.args
         self._names = [arg.name for arg in args]
         self._arrays = [(index, arg.access) for index, arg in enumerate(args) if isinstance(arg, ArrayArgument)]
-        self._kernel = accelerator.kernel(dev)
-        self._banks = [arg.banks[0] if arg.banks else None for arg in self._kernel.info.args]
-        self._buffers: dict[int, tuple[Buffer, Any]] = {}
-        self._user: Hashable = None
+        self.kernel = accelerator.kernel(dev)
+        self._banks = [arg.banks[0] if arg.banks else None for arg in self.kernel.info.args]
+        self._rooms: list[_Room] = []  # that nobody uses; append and pop are atomic
 
-    def run(self, jobs: Sequence[Job], user: Hashable) -> Generator[Run]:
+    def run(self, jobs: Sequence[Job], user: Hashable) -> Generator[tuple[Any, ...]]:
         """Copy in, run, copy out: each job's piece at its place."""
-        if user != self._user:
-            self._scrub()
-            self._user = user
+        room = self._rooms.pop() if self._rooms else _Room()
+        if user != room.user:
+            room.scrub()
+            room.user = user
         arrays, numbers = jobs[0].detail
         if len(jobs) > 1:
             arrays = zip(*(job.detail[0] for job in jobs), strict=True)
@@ -235,7 +258,7 @@ class OpenedPlain:
             total = 0
             for piece in pieces:
                 total += piece.nbytes
-            buffer, view = self._room(index, total)
+            buffer, view = self._buffer(room, index, total)
             values[index] = buffer
             if access != "w":
                 at = 0
@@ -245,37 +268,32 @@ class OpenedPlain:
                 buffer.sync_to_device(0, total)
             if access != "r":
                 outputs.append((buffer, view, pieces, total))
-        yield self._kernel.start(*values)
+        yield tuple(values)
         for buffer, view, pieces, total in outputs:
             buffer.sync_from_device(0, total)
             at = 0
             for piece in pieces:
                 piece[:] = view[at : at + piece.nbytes]
                 at += piece.nbytes
+        self._rooms.append(room)  # after an error it may be in use, and goes with the board
 
-    def _room(self, index: int, nbytes: int) -> tuple[Buffer, Any]:
-        found = self._buffers.get(index)
+    def _buffer(self, room: _Room, index: int, nbytes: int) -> tuple[Buffer, Any]:
+        found = room.buffers.get(index)
         if found is None or found[0].nbytes < nbytes:
             if found is not None:
-                del self._buffers[index]
+                del room.buffers[index]
                 buffer = found[0]
                 del found
                 buffer.close()
             buffer = self._dev.allocate(max(4096, 1 << (nbytes - 1).bit_length()), bank=self._banks[index])
-            found = self._buffers[index] = buffer, np.asarray(buffer)
+            found = room.buffers[index] = buffer, np.asarray(buffer)
         return found
-
-    def _scrub(self) -> None:
-        """Nothing of what one user had on the board is left for another."""
-        for buffer, view in self._buffers.values():
-            view[:] = 0
-            buffer.sync_to_device()
 
     def close(self) -> None:
         """Give the kernel and the memory back."""
-        buffers = [buffer for buffer, _view in self._buffers.values()]
-        self._buffers.clear()  # the views, too, which would keep the device open
-        self._kernel.close()
+        buffers = [buffer for room in self._rooms for buffer, _view in room.buffers.values()]
+        self._rooms.clear()  # the views, too, which would keep the device open
+        self.kernel.close()
         for buffer in buffers:
             buffer.close()
 
@@ -303,8 +321,9 @@ def contracts() -> Iterator[KernelContract]:
 
 
 def catalogue() -> dict[str, Accelerator]:
-    """What a manager offers: the kernels of installed packages whose contract says enough, and XGBoost."""
+    """What a manager offers: the kernels of installed packages whose contract says enough, images, and XGBoost."""
     from fpgahal.manager.forests import Forests
+    from fpgahal.manager.image import Affine, Sobel
     from fpgahal.manager.xgboost import Predict
 
     found: dict[str, Accelerator] = {}
@@ -314,9 +333,8 @@ def catalogue() -> dict[str, Accelerator]:
             arg.shape and np.dtype(arg.dtype.replace("void", "uint8")) in DTYPE_NUMBERS for arg in arrays
         ):
             found[contract.name] = Plain(contract, _AXES.get(contract.name))
-    for more in (Predict(), Forests()):
-        found[more.name] = more
-    return found
+    own: tuple[Accelerator, ...] = (Sobel(), Affine(), Predict(), Forests())
+    return found | {one.name: one for one in own}
 
 
 __all__ = ["Accelerator", "Argument", "Arguments", "Job", "Opened", "Plain", "catalogue", "contracts", "describe"]

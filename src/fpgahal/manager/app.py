@@ -4,23 +4,29 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import resource
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import fpgahal
-from fpgahal import DeviceNotFoundError
+from fpgahal import DeviceInfo, DeviceNotFoundError, FpgaError
 from fpgahal.cli.app import OK, Parser, common_options, run
 from fpgahal.cli.output import Output
 from fpgahal.k8s.logs import log_json
 from fpgahal.manager.accelerators import catalogue
 from fpgahal.manager.client import default_socket
+from fpgahal.manager.notify import notify
 from fpgahal.manager.policy import Policy
 from fpgahal.manager.repository import read
 from fpgahal.manager.server import Limits, Server
+
+if TYPE_CHECKING:
+    from fpgahal.manager.metrics import Endpoint
 
 _SWITCH = 0.0005  # seconds: threads of boards leave the interpreter to the one that reads from clients, sooner
 
@@ -63,6 +69,10 @@ def build_parser() -> Parser:
         action="store_true",
         help="offer kernels of it, too, whose arrays have no known size: clients are trusted",
     )
+    parser.add_argument(
+        "--metrics", type=_address, metavar="ADDRESS:PORT", help="serve /metrics and /healthz there, over HTTP"
+    )
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.set_defaults(run=serve)
     return parser
 
@@ -79,27 +89,51 @@ def serve(args: argparse.Namespace, out: Output) -> int:
     if args.images is not None:
         offered |= read(args.images, unsized=args.unsized)
     path = args.socket if args.socket is not None else Path(default_socket())
-    log_json()
+    log_json(logging.getLevelNamesMapping()[args.log_level.upper()])
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # each buffer of a client takes one
     sys.setswitchinterval(_SWITCH)
     server = Server(path, devices, offered, policy, mode=args.mode, limits=Limits(timeout=args.timeout))
 
+    endpoint = _endpoint(args.metrics, server, devices) if args.metrics is not None else None
+
     def stop(number: int, frame: FrameType | None) -> None:
+        notify("STOPPING=1")
         server.stop()
 
     def ready() -> None:
         addresses = [info.address for info in devices]
+        metrics = {"metrics": endpoint.url} if endpoint is not None else {}
         out.result(
-            {"socket": str(path), "boards": addresses},
-            lambda: out.line(f"fpgahal-manager: {', '.join(addresses)} at {path}"),
+            {"socket": str(path), "boards": addresses} | metrics,
+            lambda: out.line(" ".join([f"fpgahal-manager: {', '.join(addresses)} at {path}", *metrics.values()])),
         )
         out.stream.flush()
+        notify("READY=1", f"STATUS=boards: {', '.join(addresses)}")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     server.run(ready)
+    if endpoint is not None:
+        endpoint.close()
     return OK
+
+
+def _endpoint(address: tuple[str, int], server: Server, devices: list[DeviceInfo]) -> Endpoint:
+    try:
+        from fpgahal.manager.metrics import Endpoint, Metrics
+    except ImportError as error:
+        raise FpgaError(
+            f"--metrics needs prometheus-client: {error}.", hint="pip install 'fpgahal[manager]'"
+        ) from error
+    return Endpoint(address, Metrics(server, devices))
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise argparse.ArgumentTypeError(f"{text} is no address and port, like 127.0.0.1:9090")
+    return host.strip("[]"), int(port)
 
 
 def _mode(text: str) -> int:

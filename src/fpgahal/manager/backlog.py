@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 PRIORITIES = 3  #: 0 comes first
@@ -57,6 +57,9 @@ class Request:
         It is not begun later than that.
     once : bool
         It is not run again if it may have run.
+    count : int
+        How many of its client's requests it stands for, which came together; should it fail, `job.parts()` gives the
+        id, the size and the job of each.
     job : object
         The caller's.
     """
@@ -71,6 +74,7 @@ class Request:
     priority: int = 1
     deadline: float | None = None
     once: bool = False
+    count: int = 1
     job: Any = None
     # what follows is the scheduler's
     arrived: float = 0.0
@@ -81,6 +85,12 @@ class Request:
     running: bool = False
     dropped: bool = False  # its client is gone
     ended: bool = False
+
+    def parts(self) -> list[Request]:
+        """One for each of the client's requests."""
+        if self.count == 1:
+            return [self]
+        return [replace(self, id=id, size=size, charged=0.0, count=1, job=job) for id, size, job in self.job.parts()]
 
 
 @dataclass(slots=True, eq=False)
@@ -138,6 +148,7 @@ class Backlog:
 
     age: float
     users: dict[Hashable, User] = field(default_factory=dict)
+    active: dict[Hashable, User] = field(default_factory=dict)  # who has something waiting or running
     waiting: int = 0
     next_ready: float = float("inf")  # when the first user who has used up their rate may go on, as last seen
     _queues: dict[str, dict[Hashable, tuple[Queue, ...]]] = field(default_factory=dict)
@@ -152,16 +163,18 @@ class Backlog:
         user.share = share
         return user
 
-    def enter(self, user: User) -> None:
+    def enter(self, name: Hashable) -> None:
         """A user has something waiting or running again: who was away does not come back with savings."""
-        active = [other.virtual for other in self.users.values() if other.live and other is not user]
-        self._floor = max(self._floor, min(active)) if active else self._floor
+        user = self.users[name]
+        if self.active:
+            self._floor = max(self._floor, min([other.virtual for other in self.active.values()]))
         user.virtual = max(user.virtual, self._floor)
+        self.active[name] = user
 
     def add(self, request: Request, *, first: bool = False) -> None:
         """Let a request wait; `first`: before the others of its priority."""
         user = self.users[request.user]
-        user.waiting += 1
+        user.waiting += request.count
         self.waiting += 1
         users = self._queues.setdefault(request.accelerator, {})
         if request.user not in users:
@@ -183,7 +196,7 @@ class Backlog:
             del users[request.user]
             if not users:
                 del self._queues[request.accelerator]
-        self.users[request.user].waiting -= 1
+        self.users[request.user].waiting -= request.count
         self.waiting -= 1
         if request.batch is not None and not request.alone:
             batch = self._batches[request.batch]
@@ -193,9 +206,8 @@ class Backlog:
 
     def leave(self, name: Hashable) -> None:
         """A user has nothing waiting or running any more: forget them, but not that they have used something."""
-        user = self.users[name]
-        active = [other.virtual for other in self.users.values() if other.live]
-        if not active:
+        user = self.active.pop(name)
+        if not self.active:
             self._floor = max(self._floor, user.virtual)
 
     def accelerators(self) -> Iterator[str]:
@@ -219,6 +231,11 @@ class Backlog:
                     if best is None or key < best[0]:
                         best = key, request
         return best
+
+    def length(self, accelerator: str) -> int:
+        """How many wait for an accelerator."""
+        users = self._queues.get(accelerator, {}).values()
+        return sum(one.count for queues in users for queue in queues for one in queue.values())
 
     def sizes(self, accelerator: str) -> int:
         """How much waits for an accelerator, as far as anybody needs to know: in its 1,000 first requests a queue."""

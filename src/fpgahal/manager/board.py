@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Worker: the thread that has a board.  It programs, runs, gives up what hangs, and gets a lost board back."""
+"""Worker: the threads that have a board.  They program, run, give up what hangs, and get a lost board back."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Generator, Hashable, Mapping
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import fpgahal
 from fpgahal import (
@@ -27,14 +27,17 @@ from fpgahal import (
     RunTimeoutError,
 )
 from fpgahal.kernels import find_image
-from fpgahal.manager.accelerators import Accelerator, Opened
+from fpgahal.manager.accelerators import Accelerator, Job, Opened
 from fpgahal.manager.repository import Packed
 from fpgahal.manager.scheduler import Board, Trouble, Work
 
 RESIDENT = 8  #: models and kernels that stay open on a board
+LANES = 4  #: works that a board has at a time, at most
 QUICK = 0.002  # seconds that a run may take on the caller's thread
 _CHECK = 0.5  # seconds between two looks at an idle board
 _LOG = logging.getLogger(__name__)
+
+Turn: TypeAlias = "threading.Lock | threading.Semaphore"
 
 clock = time.monotonic
 
@@ -48,16 +51,68 @@ class Result(NamedTuple):
     error: BaseException | None = None
 
 
-class Begun(NamedTuple):
-    """Work that another thread has begun: the rest of it, the run to wait for, and since when."""
+class Flight:
+    """Jobs that have been begun.
 
-    rest: Generator[Run]
-    run: Run
-    since: float
+    Parameters
+    ----------
+    opened : Opened
+    steps : generator
+        Gives the arguments of one run after the other.
+    turn : lock or semaphore
+        To be held while a run goes on.
+    generation : int
+        The device's.
+    """
+
+    __slots__ = ("generation", "holds", "opened", "run", "since", "steps", "turn")
+
+    def __init__(self, opened: Opened, steps: Generator[tuple[Any, ...]], turn: Turn, generation: int) -> None:
+        self.opened = opened
+        self.steps = steps
+        self.turn = turn
+        self.generation = generation
+        self.run: Run | None = None
+        self.holds = False  # its turn
+        self.since = clock()
+
+    def go_on(self, patience: float) -> None:
+        """Do all runs that are left.
+
+        Raises
+        ------
+        RunTimeoutError
+            One takes longer than `patience`; it goes on, and so may this.
+        FpgaError
+            From the board.
+        """
+        while True:
+            if self.run is None:
+                args = next(self.steps, None)
+                if args is None:
+                    return
+                self.turn.acquire()
+                self.holds = True
+                self.run = self.opened.kernel.start(*args)
+                del args
+            self.run.wait(patience)
+            self.run = None
+            self.end_turn()
+
+    def end_turn(self) -> None:
+        """Let others run something."""
+        if self.holds:
+            self.holds = False
+            self.turn.release()
+
+    def let_go(self) -> None:
+        """Hold no memory any more, neither the board's nor the clients'."""
+        self.run = None
+        self.steps.close()
 
 
 class Owner(Protocol):
-    """Who gives work and wants to know what becomes of it; called from the worker's thread."""
+    """Who gives work and wants to know what becomes of it; called from the worker's threads."""
 
     def finished(self, worker: Worker, work: Work, result: Result) -> Work | None:
         """Work has ended; gives the next, if there is any for this board."""
@@ -70,7 +125,7 @@ class Owner(Protocol):
 
 
 class Worker:
-    """A board, and its thread.
+    """A board, and its threads: while one waits for a run, another brings the next one's arrays.
 
     Parameters
     ----------
@@ -93,22 +148,32 @@ class Worker:
         self.info = info
         self.name = info.address
         self.timeout = timeout
-        self.board = Board(self.name, {}, up=False)
+        self.board = Board(self.name, {}, up=False, lanes=2)
+        self.drained = False  # others may have the board, once it is not `here`
+        self.here = False
         self._catalogue = catalogue
         self._owner = owner
-        self._inbox: SimpleQueue[tuple[Work, Begun | None] | None] = SimpleQueue()
-        self._lock = threading.Lock()  # who has it uses the device
+        self._inbox: SimpleQueue[tuple[Work | None, Flight | None] | None] = SimpleQueue()
+        self._lock = threading.Condition()  # guards what follows; who runs something does not hold it
         self._dev: Device | None = None
+        self._generation = 0  # of the device
         self._images: dict[Hashable, Bitstream] = {}
         self._opened: OrderedDict[Hashable, Opened] = OrderedDict()
+        self._turns: dict[str, Turn] = {}  # by accelerator: as many runs at a time as it has compute units
         self._image: Hashable = None  # that this process has loaded, or attached to
+        self._flights: list[Flight] = []
+        self._ended = 0.0  # when the last flight did
         self._stopping = False
         self._tried = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name=f"board {self.name}", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._loop, args=(number,), name=f"board {self.name} {number}", daemon=True)
+            for number in range(LANES)
+        ]
 
     def start(self) -> None:
         """Open the board, in its thread."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def tried(self, timeout: float) -> None:
         """Wait until it is open, or does not open."""
@@ -117,60 +182,89 @@ class Worker:
     def stop(self, timeout: float = 15.0) -> None:
         """Let what runs end, and close the board."""
         self._stopping = True
-        self._inbox.put(None)
-        self._thread.join(timeout)
+        end = clock() + timeout
+        for _ in self._threads:
+            self._inbox.put(None)
+        for thread in self._threads:
+            thread.join(max(0.0, end - clock()))
+        with self._lock:
+            self._give_up()
 
-    def put(self, work: Work) -> None:
-        """Do it, some time."""
-        self._inbox.put((work, None))
+    def look(self) -> None:
+        """See at once whether the board is to be closed, or opened."""
+        self._inbox.put((None, None))
 
-    def quick(self, work: Work) -> Result | None:
-        """Do it now, on the caller's thread, if it is a matter of microseconds; None: it is being done elsewhere.
+    def put(self, work: Work, flight: Flight | None = None) -> None:
+        """Do it, some time; with `flight`, it was begun."""
+        self._inbox.put((work, flight))
 
-        Waking another thread up takes longer than many a run.
+    def quick(self, image: Hashable, accelerator: str, jobs: Sequence[Job], user: Hashable) -> Result | Flight | None:
+        """Do something now, on the caller's thread: waking another one up takes longer than many a run.
+
+        Returns
+        -------
+        Result, Flight or None
+            Flight: it takes longer; None: the board is not ready for it.
         """
         if not self._lock.acquire(blocking=False):
-            self.put(work)
             return None
         try:
-            job = work.requests[0].job.job
-            if self._dev is None or self._image != work.image or job.resident not in self._opened:
-                self.put(work)
+            opened = self._opened.get(jobs[0].resident)
+            if opened is None or self._flights or self._dev is None or self._image != image:
                 return None
-            return self._do(work, QUICK)
+            since = clock()
+            flight = Flight(opened, opened.run(jobs, user), self._turns[accelerator], self._generation)
+            try:
+                if self._dev.afu_id != image:
+                    return None
+                flight.go_on(QUICK)
+            except RunTimeoutError:
+                self._flights.append(flight)
+                return flight
+            except Exception as error:
+                return self._failed(error, clock() - since, None, flight)
+            return Result(clock() - since)
         finally:
             self._lock.release()
 
-    # --- the thread -------------------------------------------------------------------------------------------
+    # --- the threads ------------------------------------------------------------------------------------------
 
-    def _loop(self) -> None:
-        wait = 0.0
+    def _loop(self, number: int) -> None:
+        wait = 0.0 if number == 0 else None
         while True:
             try:
-                item = self._inbox.get(timeout=wait) if wait else self._inbox.get_nowait()
+                item = self._inbox.get(timeout=wait) if wait != 0.0 else self._inbox.get_nowait()
             except Empty:
                 wait = self._look()
                 self._tried.set()
                 continue
             if item is None:
                 break
-            work: Work | None
-            work, begun = item
+            work, flight = item
+            if work is None:
+                self._look()
             del item  # while this thread waits for the next, it holds nobody's memory
             while work is not None:
-                with self._lock:
-                    result = self._resume(begun) if begun is not None else self._do(work, None)
-                begun = None
-                assert result is not None  # only quick work is put off
+                result = self._do(work, flight)
+                flight = None
                 work = self._owner.finished(self, work, result)
                 if work is not None and self._stopping:
                     break
-        with self._lock:
-            self._give_up()
 
     def _look(self) -> float:
         """Is the board still there, or there again?"""
+        if self.drained and self.board.work is None:
+            with self._lock:
+                if self._flights:  # one that was begun just before
+                    return _CHECK
+                self._give_up()
+                self._images.clear()  # it may come back with another shell
+                self.here = False
+            self._owner.lost(self)
+            return _CHECK
         with self._lock:
+            if self._flights:  # they will see
+                return _CHECK
             if self._dev is not None:
                 try:
                     self._dev.afu_id  # noqa: B018 - asking is the point
@@ -191,10 +285,11 @@ class Worker:
         """Open the board; at the first time, find out what it can run."""
         try:
             self._dev = fpgahal.open(fpgahal.find(self.info.address))
+            self.here = True
         except FpgaError as error:
             _LOG.debug("board does not open", extra={"board": self.name, "error": str(error)})
             return False
-        if not self.board.images:
+        if not self._images:
             images = {}
             for name, accelerator in self._catalogue.items():
                 try:
@@ -215,6 +310,7 @@ class Worker:
     def _give_up(self) -> None:
         """Let go of the device, whatever state it is in; who uses it next opens it again."""
         dev, self._dev, self._image = self._dev, None, None
+        self._generation += 1
         if dev is not None:
             with suppress(FpgaError):
                 dev.reset()
@@ -230,50 +326,40 @@ class Worker:
 
     # --- work -------------------------------------------------------------------------------------------------
 
-    def _do(self, work: Work, patience: float | None) -> Result | None:
-        """Do some work.  With `patience`, a run that takes longer is left to the thread: the answer is None then."""
+    def _do(self, work: Work, flight: Flight | None) -> Result:
+        """Do some work, or the rest of it."""
         reload = None
-        since = clock()
-        try:
-            if self._dev is None and not self._open():
-                raise DeviceLostError(f"{self.name} does not answer.", hint="`fpgahal list` shows the boards that do.")
-            reload = self._load(work)
-            opened = self._resident(work)
-        except Exception as error:
-            return self._failed(error, 0.0, reload, None)
-        since = clock()
-        rest = opened.run([request.job.job for request in work.requests], work.requests[0].user)
-        try:
-            for run in rest:
+        if flight is None:
+            with self._lock:
                 try:
-                    run.wait(self.timeout if patience is None else patience)
-                except RunTimeoutError:
-                    if patience is None:
-                        raise
-                    self._inbox.put((work, Begun(rest, run, since)))
-                    return None
-        except Exception as error:
-            return self._failed(error, clock() - since, reload, rest)
-        return Result(clock() - since, reload)
-
-    def _resume(self, begun: Begun) -> Result:
+                    reload = self._ready(work)
+                    flight = self._depart(work)
+                except Exception as error:
+                    return self._failed(error, 0.0, reload, None)
         try:
-            begun.run.wait(self.timeout)
-            for run in begun.rest:
-                run.wait(self.timeout)
+            flight.go_on(self.timeout)
         except Exception as error:
-            return self._failed(error, clock() - begun.since, None, begun.rest)
-        return Result(clock() - begun.since)
+            with self._lock:
+                return self._failed(error, self._land(flight), reload, flight)
+        with self._lock:
+            return Result(self._land(flight), reload)
 
-    def _load(self, work: Work) -> float | None:
-        """See to it that the board runs the work's image.  Gives the seconds that programming took, if it did."""
+    def _ready(self, work: Work) -> float | None:
+        """See to it that the board is open and runs the work's image.  Gives the seconds for programming, if it was."""
+        if self._dev is None:  # those who had it have to let go of it first
+            self._lock.wait_for(lambda: not self._flights, self.timeout)
+        if self._dev is None and not self._open():
+            raise DeviceLostError(f"{self.name} does not answer.", hint="`fpgahal list` shows the boards that do.")
         assert self._dev is not None
         if self._image == work.image:
             if self._dev.afu_id == work.image:
                 return None
             _LOG.warning("another image than expected", extra={"board": self.name})
+            if self._flights:
+                raise DeviceStateError(f"{self.name} has another image than its runs need.", hint="Who loaded it?")
         since = clock()
         self._image = None
+        self._turns.clear()
         while self._opened:
             self._opened.popitem()[1].close()
         programmed = self._dev.program(self._images[work.image], timeout=self.timeout * 6)
@@ -284,31 +370,46 @@ class Worker:
         _LOG.info("programmed", extra={"board": self.name, "image": str(work.image), "seconds": round(seconds, 3)})
         return seconds
 
-    def _resident(self, work: Work) -> Opened:
+    def _depart(self, work: Work) -> Flight:
         assert self._dev is not None
-        job = work.requests[0].job.job
-        opened = self._opened.get(job.resident)
+        jobs = [job for request in work.requests for job in request.job.jobs]
+        first = work.requests[0]
+        resident = jobs[0].resident
+        opened = self._opened.get(resident)
         if opened is None:
-            while len(self._opened) >= RESIDENT:
-                self._opened.popitem(last=False)[1].close()
-            opened = self._catalogue[work.requests[0].accelerator].open(self._dev, job)
-            self._opened[job.resident] = opened
+            used = [flight.opened for flight in self._flights]
+            idle = [key for key, one in self._opened.items() if one not in used]
+            for key in idle[: max(0, len(self._opened) - RESIDENT + 1)]:
+                self._opened.pop(key).close()
+            opened = self._opened[resident] = self._catalogue[first.accelerator].open(self._dev, jobs[0])
+            units = len(opened.kernel.info.compute_units)
+            self._turns.setdefault(first.accelerator, threading.Semaphore(units) if units > 1 else threading.Lock())
+            self.board.lanes = min(LANES, max(1, units) + 1)
         else:
-            self._opened.move_to_end(job.resident)
-        return opened
+            self._opened.move_to_end(resident)
+        flight = Flight(opened, opened.run(jobs, first.user), self._turns[first.accelerator], self._generation)
+        self._flights.append(flight)
+        return flight
 
-    def _failed(
-        self, error: BaseException, seconds: float, reload: float | None, rest: Generator[Run] | None
-    ) -> Result:
-        """What an error says of the board; and make the board fit for what comes next.  Without `rest`, nothing ran."""
-        loading = rest is None
+    def _land(self, flight: Flight) -> float:
+        """It has ended: give its board-seconds, without those that were the one's before."""
+        self._flights.remove(flight)
+        self._lock.notify_all()
+        began, self._ended = max(flight.since, self._ended), clock()
+        return self._ended - began
+
+    def _failed(self, error: BaseException, seconds: float, reload: float | None, flight: Flight | None) -> Result:
+        """What an error says of the board; and make it fit for what comes next.  Without `flight`, nothing ran."""
         log = _LOG.warning if isinstance(error, FpgaError) else _LOG.exception
         log("work failed", extra={"board": self.name, "error": str(error)})
-        if rest is not None:  # it and the traceback hold the board's memory, and the clients'
-            rest.close()
-        error.__traceback__ = error.__context__ = error.__cause__ = None
+        loading = flight is None
+        if flight is not None:
+            flight.let_go()
+        error.__traceback__ = error.__context__ = error.__cause__ = None  # they hold memory, too
         trouble = Trouble.PROGRAM if loading else Trouble.ERROR
-        if isinstance(error, DeviceLostError | DeviceStateError) or (loading and not self._answers()):
+        if flight is not None and flight.generation != self._generation:
+            trouble = Trouble.STOPPED
+        elif isinstance(error, DeviceLostError | DeviceStateError) or (loading and not self._answers()):
             trouble = Trouble.BOARD
             self._give_up()
         elif isinstance(error, RunTimeoutError):
@@ -316,6 +417,8 @@ class Worker:
             self._give_up()
         elif loading or not isinstance(error, ArgumentRangeError | RunError):
             self._give_up()
+        if flight is not None:  # not before the board was reset
+            flight.end_turn()
         return Result(seconds, reload, trouble, error)
 
     def _answers(self) -> bool:
@@ -325,4 +428,4 @@ class Worker:
             return False
 
 
-__all__ = ["Begun", "Owner", "Result", "Worker", "clock"]
+__all__ = ["Flight", "Owner", "Result", "Worker", "clock"]

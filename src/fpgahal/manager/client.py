@@ -33,6 +33,7 @@ _FILES = 64  # models read from files that are remembered
 # What an accelerator's arguments are made of, where their type does not say it.
 _CONTENT = {("xgboost.predict", "model")}
 _DTYPES = {("xgboost.predict", "x"): np.dtype(np.float32)}
+_JSON = {"image.sobel": ("border_value",), "image.affine": ("matrix", "size", "border_value")}
 
 
 def default_socket() -> str:
@@ -92,6 +93,17 @@ def _identity(
         else:
             return None
     return tuple(found)
+
+
+def _in_words(arguments: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Make JSON of arguments that are a few numbers, and so not worth a place in shared memory; leave None out."""
+    found = {name: value for name, value in arguments.items() if value is not None}
+    for name in found.keys() & names:
+        try:
+            found[name] = json.dumps(np.asarray(found[name]).tolist())
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(f"{name} is {found[name]!r}; expected numbers.") from error
+    return found
 
 
 class Request:
@@ -233,6 +245,8 @@ class Client:
         ArgumentError, ArgumentRangeError, KernelNotFoundError, AccessError
             As soon as it is known; else :meth:`Request.result` raises it.
         """
+        if accelerator in _JSON:
+            arguments = _in_words(arguments, _JSON[accelerator])
         key = _identity(accelerator, priority, deadline, once, arguments)
         with self._guard:
             usual = None if key is None else self._usual.get(key)

@@ -9,14 +9,15 @@ import struct
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fpgahal import ArgumentRangeError
-from fpgahal.manager import wire
-from fpgahal.manager.accelerators import Accelerator, Argument, Job
+from fpgahal.manager import packets, wire
+from fpgahal.manager.accelerators import Argument
 from fpgahal.manager.backlog import Share
 from fpgahal.manager.memory import Segment, array
+from fpgahal.manager.node import Asked, Known
 from fpgahal.manager.policy import Grant, Policy
 from fpgahal.manager.wire import Frame, Ref, Value
 
@@ -35,6 +36,7 @@ class Account:
     connections: int = 0
     buffers: int = 0
     memory: int = 0
+    moved: int = 0  # bytes of the arrays of requests that were accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,11 @@ class Peer:
         """What it may have."""
         return policy.grant(self.uid, self.groups)
 
+    def administers(self, policy: Policy) -> bool:
+        """Whether it may cordon and drain boards."""
+        said = self.grant(policy).admin
+        return said if said is not None else self.pid > 0 and self.uid in (0, os.geteuid())
+
 
 def death(sock: socket.socket, pid: int) -> int | None:
     """A file descriptor that becomes readable when the peer's process dies, even if a child of it has the socket."""
@@ -71,15 +78,6 @@ def death(sock: socket.socket, pid: int) -> int | None:
             return os.pidfd_open(pid) if pid > 0 else None
         except OSError:
             return None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Known:
-    """A request that was checked before: the same bytes mean the same job, as long as no buffer changes."""
-
-    submit: wire.Submit
-    accelerator: Accelerator
-    job: Job
 
 
 class Connection:
@@ -93,6 +91,10 @@ class Connection:
         Tags of requests that are being prepared, and whether they were cancelled meanwhile.
     known : dict
         By a request's bytes.
+    accepted : int
+        Requests, ever.
+    segments : dict
+        Buffers, by handle.
     """
 
     def __init__(
@@ -101,13 +103,15 @@ class Connection:
         self.sock = sock
         self.number = number
         self.peer = peer
+        self.user = peer.uid
         self.account = account
         self.death = death(sock, peer.pid)
         self.greeted = False
         self.closed = False
         self.preparing: dict[int, bool] = {}
         self.known: dict[bytes, Known] = {}
-        self._segments: dict[int, Segment] = {}
+        self.accepted = 0
+        self.segments: dict[int, Segment] = {}
         self._unsent: deque[bytes] = deque()
         self._on_unsent = unsent
         self._lock = threading.Lock()
@@ -127,20 +131,20 @@ class Connection:
         account, grant = self.account, self.account.grant
         if len(fds) != 1:
             raise ArgumentRangeError(f"{len(fds)} files came with the buffer, expected one.")
-        if frame.handle in self._segments:
+        if frame.handle in self.segments:
             raise ArgumentRangeError(f"Buffer {frame.handle} is registered already.")
         if account.buffers >= grant.buffers or account.memory + frame.nbytes > grant.memory:
             raise QuotaError(
                 f"This user has {account.buffers} buffers of {account.memory} bytes; {frame.nbytes} more would be too "
                 f"many (limits: {grant.buffers} buffers, {grant.memory} bytes)."
             )
-        self._segments[frame.handle] = Segment(fds[0], frame.nbytes, frame.constant)
+        self.segments[frame.handle] = Segment(fds[0], frame.nbytes, frame.constant)
         account.buffers += 1
         account.memory += frame.nbytes
 
     def release(self, handle: int) -> None:
         """Forget a buffer; requests that wait or run keep it until they have ended."""
-        segment = self._segments.pop(handle, None)
+        segment = self.segments.pop(handle, None)
         if segment is None:
             raise ArgumentRangeError(f"There is no buffer {handle}.")
         self.known.clear()
@@ -157,7 +161,7 @@ class Connection:
         found: dict[str, Argument] = {}
         for name, value in arguments.items():
             if isinstance(value, Ref):
-                segment = self._segments.get(value.handle)
+                segment = self.segments.get(value.handle)
                 if segment is None:
                     raise ArgumentRangeError(f"Argument {name}: there is no buffer {value.handle}.")
                 found[name] = array(segment, value)
@@ -173,27 +177,42 @@ class Connection:
             self.known.clear()
         self.known[data] = known
 
+    def asked(self, packet: bytes) -> list[Asked] | None:
+        """What a packet asks for, if it was all checked before."""
+        found: list[Asked] = []
+        for tag, body in packets.submits(packet) or ():
+            known = self.known.get(body)
+            if known is None:
+                return None
+            if not found or not found[-1].takes(known, tag):
+                found.append(Asked(self, known, tag))
+        return found or None
+
     # --- answers ------------------------------------------------------------------------------------------------
 
     def reply(self, *answers: tuple[int, Frame]) -> None:
         """Send answers, each with its tag, at once if the client reads; any thread may call it."""
-        packets = [wire.pack(frame, tag) for tag, frame in answers]
-        if len(packets) > 1:
-            packets = wire.together(packets)
+        self._send(packets.together([wire.pack(frame, tag) for tag, frame in answers]))
+
+    def reply_done(self, tags: Sequence[int], waited: float, ran: float) -> None:
+        """Tell that requests have run; any thread may call it."""
+        self._send(packets.done(tags, waited, ran))
+
+    def _send(self, data: list[bytes]) -> None:
         with self._lock:
             if self.closed:
                 return
-            while packets and not self._unsent:
+            while data and not self._unsent:
                 try:
-                    self.sock.send(packets[0], wire.AT_ONCE)
+                    self.sock.send(data[0], wire.AT_ONCE)
                 except BlockingIOError:
                     break
                 except OSError:
                     return  # it is gone; the loop sees it, too
-                packets.pop(0)
-            if not packets:
+                data.pop(0)
+            if not data:
                 return
-            self._unsent.extend(packets)
+            self._unsent.extend(data)
         self._on_unsent()
 
     def flush(self) -> bool:
@@ -225,7 +244,7 @@ class Connection:
             os.close(self.death)
             self.death = None
         self.known.clear()
-        for handle in list(self._segments):
+        for handle in list(self.segments):
             self.release(handle)
         self.account.connections -= 1
 
@@ -234,4 +253,4 @@ class QuotaError(ArgumentRangeError):
     """A user has too much already."""
 
 
-__all__ = ["Account", "Connection", "Known", "Peer", "QuotaError"]
+__all__ = ["Account", "Connection", "Peer", "QuotaError"]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fpgahal import ArgumentError, ArgumentRangeError, Buffer, Device, Run, Scalar
+from fpgahal import ArgumentError, ArgumentRangeError, Buffer, Device, Scalar
 from fpgahal import Array as ArrayArgument
 from fpgahal.kernels import xgboost
 from fpgahal.manager.accelerators import Arguments, Job, Opened, Plain
@@ -149,15 +149,30 @@ def _sound(name: str, data: npt.NDArray[np.uint8], table: npt.NDArray[np.uint8],
     return Forest(hashlib.sha256(data.tobytes() + table.tobytes()).digest(), data, table)
 
 
+class _Room:
+    """Buffers for x, y and base, for as many rows as there were so far, and whose data is in them."""
+
+    __slots__ = ("buffers", "user")
+
+    def __init__(self) -> None:
+        self.buffers: dict[int, tuple[Buffer, npt.NDArray[np.uint8]]] = {}
+        self.user: Hashable = None
+
+    def scrub(self) -> None:
+        """Nothing of what one user had on the board is left for another."""
+        for buffer, view in self.buffers.values():
+            view[:] = 0
+            buffer.sync_to_device()
+
+
 class OpenedForest:
     """A forest on a board."""
 
     def __init__(self, dev: Device, forest: Forest) -> None:
         self._dev = dev
-        self._kernel = dev.kernel(xgboost.PREDICT)
-        self._banks = [arg.banks[0] if arg.banks else None for arg in self._kernel.info.args]
-        self._rows: dict[int, tuple[Buffer, npt.NDArray[np.uint8]]] = {}  # x and y, for as many as there were so far
-        self._user: Hashable = None
+        self.kernel = dev.kernel(xgboost.PREDICT)
+        self._banks = [arg.banks[0] if arg.banks else None for arg in self.kernel.info.args]
+        self._rooms: list[_Room] = []  # that nobody uses; append and pop are atomic
         self._forest = [self._upload(at, data) for at, data in ((_NODES, forest.nodes), (_TREES, forest.trees))]
         self._id = secrets.randbits(63) + 1  # a board keeps forests by it: nobody else's can be taken for this one
 
@@ -167,47 +182,47 @@ class OpenedForest:
         buffer.sync_to_device()
         return buffer
 
-    def run(self, jobs: Sequence[Job], user: Hashable) -> Generator[Run]:
+    def run(self, jobs: Sequence[Job], user: Hashable) -> Generator[tuple[Any, ...]]:
         """Copy rows in, run, copy results out; requests one after the other."""
-        if user != self._user:
-            for buffer, view in self._rows.values():
-                view[:] = 0
-                buffer.sync_to_device()
-            self._user = user
+        room = self._rooms.pop() if self._rooms else _Room()
+        if user != room.user:
+            room.scrub()
+            room.user = user
         details: list[_Detail] = [job.detail for job in jobs]
         numbers = details[0].numbers | {"n_rows": sum(detail.numbers["n_rows"] for detail in details)}
-        x, x_view = self._room(0, sum(detail.x.nbytes for detail in details))
-        y, y_view = self._room(1, sum(detail.y.nbytes for detail in details))
+        x, x_view = self._buffer(room, 0, sum(detail.x.nbytes for detail in details))
+        y, y_view = self._buffer(room, 1, sum(detail.y.nbytes for detail in details))
         _fill(x, x_view, [detail.x for detail in details])
-        base, base_view = self._room(_BASE, details[0].base.nbytes)
+        base, base_view = self._buffer(room, _BASE, details[0].base.nbytes)
         _fill(base, base_view, [details[0].base])
         if numbers["flags"] & _CONTINUE:
             _fill(y, y_view, [detail.y for detail in details])
         scalars = [numbers[arg.name] for arg in xgboost.PREDICT.args[_BASE + 1 : _ID]]
-        yield self._kernel.start(x, y, *self._forest, base, *scalars, self._id)
+        yield (x, y, *self._forest, base, *scalars, self._id)
         y.sync_from_device(0, sum(detail.y.nbytes for detail in details))
         at = 0
         for detail in details:
             detail.y[:] = y_view[at : at + detail.y.nbytes]
             at += detail.y.nbytes
+        self._rooms.append(room)  # after an error it may be in use, and goes with the board
 
-    def _room(self, index: int, nbytes: int) -> tuple[Buffer, npt.NDArray[np.uint8]]:
-        found = self._rows.get(index)
+    def _buffer(self, room: _Room, index: int, nbytes: int) -> tuple[Buffer, npt.NDArray[np.uint8]]:
+        found = room.buffers.get(index)
         if found is None or found[0].nbytes < nbytes:
             if found is not None:
-                del self._rows[index]
+                del room.buffers[index]
                 buffer = found[0]
                 del found
                 buffer.close()
             buffer = self._dev.allocate(max(4096, 1 << (nbytes - 1).bit_length()), bank=self._banks[index])
-            found = self._rows[index] = buffer, np.asarray(buffer)
+            found = room.buffers[index] = buffer, np.asarray(buffer)
         return found
 
     def close(self) -> None:
         """Take it off the board."""
-        buffers = [*self._forest, *(buffer for buffer, _view in self._rows.values())]
-        self._rows.clear()  # the views, too, which would keep the device open
-        self._kernel.close()
+        buffers = [*self._forest, *(buffer for room in self._rooms for buffer, _view in room.buffers.values())]
+        self._rooms.clear()  # the views, too, which would keep the device open
+        self.kernel.close()
         for buffer in buffers:
             buffer.close()
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fpgahal import AccessError, ClosedError, DeviceLostError, FpgaError
-from fpgahal.manager import wire
+from fpgahal.manager import packets, wire
 from fpgahal.manager.arena import Segment
 from fpgahal.manager.errors import Answer, CancelledError, ManagerLostError, WaitTimeoutError, check, exception
 from fpgahal.manager.wire import Failed, Frame, Register, Release, Welcome
@@ -115,7 +115,7 @@ class Link:
                 self._refuse()
             self._tag += 1
             tag = self._tag
-            data = wire.pack_submit(frame, tag) if type(frame) is bytes else wire.pack(frame, tag)  # type: ignore[arg-type]
+            data = packets.submit(frame, tag) if type(frame) is bytes else wire.pack(frame, tag)  # type: ignore[arg-type]
             call = self._calls[tag] = Call(data, keep, once=once, segment=segment)
             sock, generation = self._sock, self._generation
         self._send(call, sock, generation)
@@ -230,8 +230,8 @@ class Link:
         if size == 0:
             self._lost(generation)
             return True
-        for data in wire.apart(bytes(memoryview(self._buffer)[:size])):
-            tag, frame = wire.parse(data)
+        packet = bytes(memoryview(self._buffer)[:size])
+        for tag, frame in packets.dones(packet) or map(wire.parse, packets.apart(packet)):
             if tag == 0 and isinstance(frame, Failed):  # what it says before it closes the connection
                 self._fail(exception(frame))
                 return False
@@ -399,10 +399,11 @@ def _send_file(sock: socket.socket, data: bytes, fd: int) -> None:
 
 
 def _ask(sock: socket.socket, data: bytes, fd: int | None = None) -> Frame:
-    if fd is None:
-        sock.send(data, socket.MSG_NOSIGNAL)
-    else:
-        _send_file(sock, data, fd)
+    with suppress(BrokenPipeError):  # it does not read: what it has said is why
+        if fd is None:
+            sock.send(data, socket.MSG_NOSIGNAL)
+        else:
+            _send_file(sock, data, fd)
     answer = sock.recv(wire.MAX_FRAME)
     if not answer:
         raise ConnectionResetError("it closed the connection")

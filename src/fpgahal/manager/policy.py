@@ -10,6 +10,7 @@ A TOML file; without one, everybody who may open the socket may use everything, 
     [[rule]]                      # the first that fits a user counts
     users = ["alice", 1001]
     weight = 3.0
+    admin = true                  # may cordon and drain boards
 
     [[rule]]
     groups = ["fpga"]
@@ -58,6 +59,9 @@ class Grant:
         Registered, of all connections.
     memory : int
         Bytes in them.
+    admin : bool or None
+        May cordon and drain boards; None: as root and the manager's own user may, if the manager sees their processes
+        (those in other containers it does not).
     """
 
     accelerators: tuple[str, ...] = ("*",)
@@ -68,6 +72,7 @@ class Grant:
     connections: int = 64
     buffers: int = 1024
     memory: int = 4 << 30
+    admin: bool | None = None
 
     def allows(self, accelerator: str) -> bool:
         """Whether an accelerator may be used."""
@@ -165,6 +170,8 @@ def _grant(entry: Any, default: Grant, where: str) -> Grant:
         if key == "accelerators":
             good = isinstance(value, list) and all(isinstance(name, str) for name in value)
             value = tuple(value) if good else None
+        elif key == "admin":
+            good = type(value) is bool
         elif key == "memory":
             value = _bytes(value)
             good = value is not None

@@ -11,121 +11,23 @@ deadline), or in the Outcome of the work it was part of.
 
 from __future__ import annotations
 
-import enum
 import heapq
 import itertools
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
 
 from fpgahal.manager.backlog import Backlog, Key, Request, Share, User
-
-NEVER = float("inf")
-
-
-class Refusal(enum.Enum):
-    """Why a request was not accepted."""
-
-    KNOWN = "the client has such a request already"
-    QUOTA = "the user has too many requests"
-    UNAVAILABLE = "no board can run it"
-
-
-class Refused(Exception):
-    """A request was not accepted; ``args[0]`` is the Refusal."""
-
-
-class Trouble(enum.Enum):
-    """What went wrong with some work."""
-
-    ERROR = "the run failed"
-    HUNG = "the run took longer than it may"
-    PROGRAM = "the image could not be loaded; nothing was run"
-    BOARD = "the board was lost"
-
-
-class End(enum.Enum):
-    """How a request ended."""
-
-    DONE = "done"
-    ERROR = "error"
-    HUNG = "hung"
-    PROGRAM = "program"
-    LOST = "lost"  #: it may have run, and must not be run again
-
-
-_ENDS = {Trouble.ERROR: End.ERROR, Trouble.HUNG: End.HUNG, Trouble.PROGRAM: End.PROGRAM, Trouble.BOARD: End.LOST}
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Times, in seconds, and numbers.
-
-    Attributes
-    ----------
-    age : float
-        After which a request's priority rises by one.
-    turn : float
-        Reload times that a board keeps its image while others want it for another one.
-    linger : float
-        Reload times that a board without work waits for more of the same, within its turn.
-    tries : int
-        How often a request is begun at most.
-    backoff : float
-        After which an image that could not be loaded is tried again.
-    """
-
-    age: float = 2.0
-    turn: float = 5.0
-    linger: float = 0.1
-    tries: int = 3
-    backoff: float = 5.0
-
-
-@dataclass(slots=True, eq=False)
-class Board:
-    """What the scheduler knows of a board.
-
-    Attributes
-    ----------
-    images : mapping
-        Which image of this board has an accelerator.
-    loaded : hashable or None
-        The image that it has, or is getting.
-    reload : float
-        Seconds that loading takes.
-    """
-
-    name: str
-    images: Mapping[str, Hashable]
-    loaded: Hashable = None
-    reload: float = 1.0
-    up: bool = True
-    cordoned: bool = False
-    work: Work | None = None
-    turn_began: float = -NEVER
-    idle_since: float = -NEVER
-    refused: dict[Hashable, float] = field(default_factory=dict)
-    busy_seconds: float = 0.0
-    reloads: int = 0
-
-    @property
-    def idle(self) -> bool:
-        """Whether it can take work now."""
-        return self.up and self.work is None and not self.cordoned
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Work:
-    """Requests to run together on a board; `reload`: after the image was loaded; `size`: the sum of theirs."""
-
-    board: Board
-    image: Hashable
-    requests: tuple[Request, ...]
-    reload: bool
-    size: int
-
-
-Outcome = list[tuple[Request, End]]
+from fpgahal.manager.work import (
+    ENDS,
+    NEVER,
+    Board,
+    End,
+    Outcome,
+    Refusal,
+    Refused,
+    Settings,
+    Trouble,
+    Work,
+)
 
 
 class Scheduler:
@@ -164,7 +66,20 @@ class Scheduler:
     @property
     def live(self) -> int:
         """Requests that wait or run."""
-        return len(self._live)
+        return sum([request.count for request in self._live.values()])
+
+    @property
+    def waiting(self) -> bool:
+        """Whether any wait."""
+        return self._backlog.waiting > 0
+
+    def clients(self) -> Mapping[Hashable, int]:
+        """How many requests of each client wait or run."""
+        return {client: sum([one.count for one in mine.values()]) for client, mine in self._clients.items()}
+
+    def lengths(self) -> Mapping[str, int]:
+        """How many requests wait for each accelerator."""
+        return {name: self._backlog.length(name) for name in self._backlog.accelerators()}
 
     def cost(self, accelerator: str) -> float:
         """Seconds for a unit of size, as measured; 1 ms as long as nothing was."""
@@ -189,14 +104,10 @@ class Scheduler:
         if not any(request.accelerator in board.images for board in self.boards.values()):
             raise Refused(Refusal.UNAVAILABLE)
         user = self._backlog.user(request.user, self._share(request.user), now)
-        if user.live >= user.share.requests:
+        if user.live + request.count > user.share.requests:
             raise Refused(Refusal.QUOTA)
-        user.live += 1
-        if user.live == 1:
-            self._backlog.enter(user)
+        self._enter(request)
         request.arrived = now
-        self._live[request.id] = request
-        self._clients.setdefault(request.client, {})[request.id] = request
         if not self._backlog.waiting and (request.deadline is None or request.deadline > now):
             for board in self.boards.values():
                 if board.idle and _has(board, request.accelerator) and user.ready_at(now) <= now:
@@ -205,6 +116,42 @@ class Scheduler:
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, next(self._count), request))
         return None
+
+    def take(self, accelerator: str, user: Hashable, count: int, now: float) -> Board | None:
+        """Take a board for something short that need not wait for anybody; None: it has to be submitted.
+
+        It ends with :meth:`give`, or becomes a Work with :meth:`adopt`.
+        """
+        if self._backlog.waiting:
+            return None
+        one = self._backlog.user(user, self._share(user), now)
+        if one.share.rate is not None or one.live + count > one.share.requests:
+            return None
+        for board in self.boards.values():
+            if board.idle and _has(board, accelerator):
+                board.taken = True
+                return board
+        return None
+
+    def give(self, board: Board, accelerator: str, user: Hashable, size: int, seconds: float, now: float) -> None:
+        """End what :meth:`take` began: it was done in so many board-seconds."""
+        board.taken, board.idle_since = False, now
+        board.busy_seconds += seconds
+        backlog = self._backlog
+        if user in backlog.active:
+            backlog.users[user].charge(seconds)
+        else:
+            backlog.enter(user)
+            backlog.users[user].charge(seconds)
+            backlog.leave(user)
+        self._learn(accelerator, seconds, size)
+
+    def adopt(self, board: Board, request: Request, now: float) -> Work:
+        """Make work of what :meth:`take` began: it takes longer, or has failed."""
+        board.taken = False
+        self._enter(request)
+        request.arrived = now
+        return self._begin(board, (request,), now)
 
     def cancel(self, id: Hashable) -> Request | None:
         """Take a request back; None if it is unknown, or runs already."""
@@ -224,17 +171,44 @@ class Scheduler:
                 gone.append(request)
         return gone
 
+    def find(self, id: Hashable) -> Request | None:
+        """What waits or runs under this id."""
+        return self._live.get(id)
+
+    def of(self, client: Hashable) -> list[Request]:
+        """What a client has waiting or running."""
+        return list(self._clients.get(client, {}).values())
+
+    def shrink(self, request: Request, size: int) -> None:
+        """One of the requests that this one stands for, of such a size, is not wanted any more, and others are."""
+        request.size -= size
+        request.count -= 1
+        user = self._backlog.users[request.user]
+        user.live -= 1
+        user.waiting -= 1
+
+    def _enter(self, request: Request) -> None:
+        self._live[request.id] = request
+        self._clients.setdefault(request.client, {})[request.id] = request
+        user = self._backlog.users[request.user]
+        if not user.live:
+            self._backlog.enter(request.user)
+        user.live += request.count
+
     def _end(self, request: Request) -> None:
         request.ended, request.running = True, False
+        self._forget(request)
+        user = self._backlog.users[request.user]
+        user.live -= request.count
+        if not user.live:
+            self._backlog.leave(request.user)
+
+    def _forget(self, request: Request) -> None:
         del self._live[request.id]
         mine = self._clients[request.client]
         del mine[request.id]
         if not mine:
             del self._clients[request.client]
-        user = self._backlog.users[request.user]
-        user.live -= 1
-        if not user.live:
-            self._backlog.leave(request.user)
 
     # --- boards -----------------------------------------------------------------------------------------------
 
@@ -278,8 +252,8 @@ class Scheduler:
         again = True
         while again:  # what one board takes may decide what is left for another
             again = False
-            for board in self.boards.values():
-                if board.idle and (request := self._choose(board, now)) is not None:
+            for board in [*filter(_idle, self.boards.values()), *filter(self._has_room, self.boards.values())]:
+                if (request := self._choose(board, now)) is not None:
                     requests = (request, *self._backlog.companions(request, now))
                     for one in requests:
                         self._backlog.remove(one)
@@ -298,7 +272,15 @@ class Scheduler:
                 late.append(request)
         return late
 
+    def _has_room(self, board: Board) -> bool:
+        """Whether a board that has work can take some more for the same image."""
+        if not board.works or len(board.works) >= board.lanes or not board.up or board.cordoned:
+            return False
+        last = board.works[-1]
+        return not last.reload and last.size * self.cost(last.requests[0].accelerator) > self.settings.overlap
+
     def _choose(self, board: Board, now: float) -> Request | None:
+        """What a board that is idle, or has room, should do next."""
         mine: tuple[Key, Request] | None = None
         new: tuple[Key, Request] | None = None  # with an image that no board has
         more: tuple[Key, Request] | None = None  # with one that other boards have
@@ -322,9 +304,10 @@ class Scheduler:
             elif not any(other.idle for other in others) and self._deserves(accelerator, len(others), board):
                 more = found if more is None else min(more, found, key=_key)
         if mine is not None:
-            over = now >= self._held(board)
-            return new[1] if new is not None and over and new[0] < mine[0] else mine[1]
-        if new is None and more is None:
+            if new is None or now < self._held(board) or mine[0] <= new[0]:
+                return mine[1]
+            return None if board.works else new[1]
+        if board.works or (new is None and more is None):
             return None
         lingers = self._lingers(board)
         if now < lingers:
@@ -374,8 +357,9 @@ class Scheduler:
             one.charged = cost * one.size
             self._backlog.users[one.user].charge(one.charged)
         size = sum([one.size for one in requests])
-        board.work = Work(board, image, requests, reload, size)
-        return board.work
+        work = Work(board, image, requests, reload, size)
+        board.works.append(work)
+        return work
 
     def done(self, work: Work, seconds: float, now: float, reload: float | None = None) -> Outcome:
         """Work was done, in so many board-seconds; `reload`: what loading the image took, before."""
@@ -384,11 +368,14 @@ class Scheduler:
             work.board.reload += 0.5 * (reload - work.board.reload)
             self._backlog.users[work.requests[0].user].charge(reload)
         self._settle(work, seconds)
-        accelerator, cost = work.requests[0].accelerator, seconds / max(1, work.size)
-        self._cost[accelerator] = 0.8 * self._cost.get(accelerator, cost) + 0.2 * cost
+        self._learn(work.requests[0].accelerator, seconds, work.size)
         for request in work.requests:
             self._end(request)
         return [(request, End.DONE) for request in work.requests]
+
+    def _learn(self, accelerator: str, seconds: float, size: int) -> None:
+        cost = seconds / max(1, size)
+        self._cost[accelerator] = 0.8 * self._cost.get(accelerator, cost) + 0.2 * cost
 
     def failed(self, work: Work, trouble: Trouble, seconds: float, now: float) -> Outcome:
         """Work was not done.  Gives those requests that are not tried again."""
@@ -401,11 +388,12 @@ class Scheduler:
         elif trouble is Trouble.BOARD:
             board.loaded, board.up = None, False
         outcome: Outcome = []
-        for request in reversed(work.requests):
+        requests = self._parts(work)
+        for request in reversed(requests):
             request.running = False
-            end = self._verdict(request, trouble, len(work.requests))
+            end = self._verdict(request, trouble, len(requests))
             if end is None:
-                request.alone = request.alone or len(work.requests) > 1
+                request.alone = request.alone or len(requests) > 1
                 self._backlog.add(request, first=True)
                 if request.deadline is not None:
                     heapq.heappush(self._deadlines, (request.deadline, next(self._count), request))
@@ -414,17 +402,33 @@ class Scheduler:
                 outcome.append((request, end))
         return outcome[::-1]
 
+    def _parts(self, work: Work) -> list[Request]:
+        """The requests of some work, each by itself from now on."""
+        found = []
+        for request in work.requests:
+            parts = request.parts()
+            if len(parts) > 1:
+                self._forget(request)
+                for one in parts:
+                    self._live[one.id] = one
+                    self._clients.setdefault(one.client, {})[one.id] = one
+            found += parts
+        return found
+
     def _verdict(self, request: Request, trouble: Trouble, together: int) -> End | None:
         """How it ends; None: it is tried again."""
-        end = _ENDS[trouble]
+        end = ENDS[trouble]
         if request.tries >= self.settings.tries or (together == 1 and trouble in (Trouble.ERROR, Trouble.HUNG)):
             return end
         return End.LOST if request.dropped or (request.once and trouble is not Trouble.PROGRAM) else None
 
     def _free(self, work: Work, now: float) -> None:
-        if work.board.work is not work:
+        board = work.board
+        if work not in board.works:
             raise ValueError("This work has ended already.")
-        work.board.work, work.board.idle_since = None, now
+        board.works.remove(work)
+        if not board.works:
+            board.idle_since = now
 
     def _settle(self, work: Work, seconds: float) -> None:
         """Charge what was really used, to each by its size."""
@@ -432,6 +436,10 @@ class Scheduler:
         for request in work.requests:
             part = request.size / work.size if work.size else 1 / len(work.requests)
             self._backlog.users[request.user].charge(seconds * part - request.charged)
+
+
+def _idle(board: Board) -> bool:
+    return board.idle
 
 
 def _key(found: tuple[Key, Request]) -> Key:

@@ -23,14 +23,17 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from fpgahal import DeviceInfo, FpgaError
-from fpgahal.manager import wire
+from fpgahal.manager import packets, wire
 from fpgahal.manager.accelerators import Accelerator
 from fpgahal.manager.board import clock
-from fpgahal.manager.connection import Account, Connection, Known, Peer, QuotaError
+from fpgahal.manager.connection import Account, Connection, Peer, QuotaError
+from fpgahal.manager.cordons import Cordons
 from fpgahal.manager.listener import files_of, listen
-from fpgahal.manager.node import NEVER, REPORTED, Node, Pending, failure
+from fpgahal.manager.memory import Array
+from fpgahal.manager.node import NEVER, Asked, Known, Node, failure
 from fpgahal.manager.policy import Policy
-from fpgahal.manager.scheduler import Refusal, Refused, Request, Settings, Share
+from fpgahal.manager.report import fitting, report
+from fpgahal.manager.scheduler import Refusal, Refused, Settings, Share
 from fpgahal.manager.wire import Code, Failed, Frame, ProtocolError
 
 _FRAMES = 32  # of one client, before others are looked at
@@ -111,8 +114,10 @@ class Server:
         self._pause = NEVER  # when to look at new clients again
         self._complained = -NEVER
         self._complaints = 0
+        self._reported = False  # which takes long: others come before this client's next frame
         self._listener = listen(self.path, mode)
         self.node = Node(devices, catalogue, self._share, self._poke, settings, self.limits.timeout)
+        self._cordons = Cordons(self.path.with_name(f"{self.path.name}.cordons"), self.node)
 
     def _share(self, user: Hashable) -> Share:
         account = self._accounts.get(user) if isinstance(user, int) else None
@@ -157,6 +162,11 @@ class Server:
         self._epoll.close()
         os.close(self._poked)
 
+    def call(self, work: Callable[[], None]) -> None:
+        """Have something done in the thread that reads from clients; any thread may ask."""
+        self._mail.append(work)
+        self._poke()
+
     def _poke(self) -> None:
         with suppress(BlockingIOError):
             os.eventfd_write(self._poked, 1)
@@ -170,10 +180,9 @@ class Server:
                 self._epoll.modify(self._listener, select.EPOLLIN)
         timeout = None if wake == NEVER else min(max(0.0, wake - clock()), _LONGEST)
         events = self._epoll.poll(0)
-        frames = _FRAMES
-        if not events:
+        busy = bool(events)
+        if not busy:
             events = self._epoll.poll(timeout)
-            frames = 1  # who has waited gets an answer before more is looked for
         new = False
         for fd, event in events:
             connection = self._by_fd.get(fd)
@@ -185,7 +194,7 @@ class Server:
                     self._epoll.modify(fd, select.EPOLLIN)
                 if event & select.EPOLLIN:
                     try:
-                        self._read(connection, frames)
+                        self._read(connection, busy)
                     except Exception:  # a defect should not cost more than this connection
                         _LOG.exception("a client's frames failed", extra={"client": connection.number})
                         self._drop(connection, "a defect")
@@ -238,6 +247,10 @@ class Server:
     def _refuse(self, sock: socket.socket) -> None:
         refusal = Failed(Code.QUOTA, "This user, or the manager, has too many connections.")
         with sock, suppress(OSError):
+            sock.shutdown(socket.SHUT_RD)  # and what came before is read: the refusal would be lost in a reset
+            with suppress(BlockingIOError):
+                while sock.recv(wire.MAX_FRAME, socket.MSG_DONTWAIT):
+                    pass
             sock.send(wire.pack(refusal), wire.AT_ONCE)
 
     def _drop(self, connection: Connection, why: str) -> None:
@@ -272,15 +285,15 @@ class Server:
             if connection is not None and connection.behind:
                 self._epoll.modify(connection.sock, select.EPOLLOUT)
 
-        self._mail.append(watch)
-        self._poke()
+        self.call(watch)
 
     # --- frames -------------------------------------------------------------------------------------------------
 
-    def _read(self, connection: Connection, frames: int) -> None:
-        sock, buffer = connection.sock, self._buffer
-        for _ in range(frames):
-            if connection.closed or connection.behind:
+    def _read(self, connection: Connection, busy: bool) -> None:
+        """Take what a client has sent; when there was nothing to do, its first request is answered before more."""
+        sock, buffer, self._reported = connection.sock, self._buffer, False
+        for _ in range(_FRAMES if busy else 1):
+            if connection.closed or connection.behind or self._reported:
                 return
             try:
                 size, control, flags, _ = sock.recvmsg_into([buffer], _FDS, _READ)
@@ -296,7 +309,7 @@ class Server:
             try:
                 if flags & _CUT:
                     raise ProtocolError("A packet that is too long, or brings too many files.")
-                self._take(connection, bytes(memoryview(buffer)[:size]), fds)
+                self._take(connection, bytes(memoryview(buffer)[:size]), fds, not busy)
             except ProtocolError as error:
                 self._complain("protocol error", client=connection.number, uid=connection.peer.uid, error=str(error))
                 connection.reply((0, failure(error, Code.PROTOCOL)))
@@ -306,13 +319,19 @@ class Server:
                 for fd in fds:
                     os.close(fd)
 
-    def _take(self, connection: Connection, data: bytes, fds: list[int]) -> None:
-        tag = wire.is_submit(data)
-        if tag is not None and not fds:
-            known = connection.known.get(data[wire.HEADER_BYTES :])
-            if known is not None:
-                self._submit(connection, tag, known)
-                return
+    def _take(self, connection: Connection, packet: bytes, fds: list[int], now: bool) -> None:
+        asked = connection.asked(packet) if not fds else None
+        if asked is not None:
+            now = now and len(asked) == 1
+            for one in asked:
+                self._submit(connection, one, now)
+            return
+        for data in packets.apart(packet):
+            if fds and len(data) != len(packet):
+                raise ProtocolError("A file came with several frames.")
+            self._take_frame(connection, data, fds)
+
+    def _take_frame(self, connection: Connection, data: bytes, fds: list[int]) -> None:
         tag, frame = wire.parse(data)
         if fds and not isinstance(frame, wire.Register):
             raise ProtocolError("A file came with a frame that takes none.")
@@ -347,17 +366,18 @@ class Server:
         grant = connection.account.grant
         limits = (min(grant.buffers, 0xFFFF), min(grant.requests, 0xFFFF_FFFF), grant.memory)
         connection.reply((tag, wire.Welcome(wire.VERSION, *limits)))
+        _LOG.info("client", extra={"client": connection.number, "pid": connection.peer.pid, "uid": connection.peer.uid})
 
     def _answer(self, connection: Connection, tag: int, frame: Frame, data: bytes, fds: list[int]) -> None:
         match frame:
             case wire.Submit():
-                self._request(connection, tag, frame, data[wire.HEADER_BYTES :])
+                self._request(connection, tag, frame, packets.body_of(data))
             case wire.Describe():
                 self._describe(connection, tag, frame)
             case wire.Cancel():
                 if tag in connection.preparing:
                     connection.preparing[tag] = True
-                self.node.cancel((connection.number, tag))
+                self.node.cancel(connection.number, tag)
             case wire.Register():
                 if sum(account.buffers for account in self._accounts.values()) >= self._most_buffers:
                     raise QuotaError("The manager has as many buffers as it may open files for.")
@@ -368,23 +388,24 @@ class Server:
                 connection.reply((tag, wire.Ok()))
             case wire.Status():
                 connection.reply((tag, self._report(connection, frame.accelerator)))
+                self._reported = self._reported or not frame.accelerator
+            case wire.Admin():
+                peer = connection.peer
+                who = {"client": connection.number, "pid": peer.pid, "uid": peer.uid}
+                self._cordons.want(frame.verb, frame.board, peer.administers(self.policy), **who)
+                connection.reply((tag, wire.Ok()))
             case _:
                 raise ProtocolError(f"{type(frame).__name__} is not a client's frame.")
 
     def _report(self, connection: Connection, name: str) -> Frame:
         if not name:
-            return wire.Report(json.dumps(self.status()))
+            return wire.Report(fitting(self.status()))
         found = self._accelerator(connection, name)
         return found if isinstance(found, Failed) else wire.Report(json.dumps(self.node.offer(found)))
 
     def status(self) -> dict[str, object]:
-        """What goes on, as a JSON document."""
-        accounts = [
-            {"user": uid, "connections": one.connections, "buffers": one.buffers, "memory": one.memory}
-            for uid, one in self._accounts.items()
-            if one.connections
-        ]
-        return self.node.status() | {"connections": len(self._connections), "accounts": accounts[:REPORTED]}
+        """What goes on, as a JSON document; for the thread that reads from clients."""
+        return report(self.node, self._connections.values(), self._accounts)
 
     # --- requests -----------------------------------------------------------------------------------------------
 
@@ -409,9 +430,10 @@ class Server:
         if slow is not None:
             self._later(connection, tag, slow, lambda: self._request(connection, tag, submit, data, prepared=True))
             return
-        known = Known(submit, found, found.job(arguments))
+        nbytes = sum(value.nbytes for value in arguments.values() if type(value) is Array)
+        known = Known(submit, found, found.job(arguments), nbytes)
         connection.remember(data, known)
-        self._submit(connection, tag, known)
+        self._submit(connection, Asked(connection, known, tag), now=False)
 
     def _describe(self, connection: Connection, tag: int, frame: wire.Describe, *, prepared: bool = False) -> None:
         found = self._accelerator(connection, frame.submit.name)
@@ -425,27 +447,18 @@ class Server:
             return
         connection.reply((tag, wire.Specs(found.outputs(arguments))))
 
-    def _submit(self, connection: Connection, tag: int, known: Known) -> None:
-        submit, job = known.submit, known.job
-        request = Request(
-            (connection.number, tag),
-            connection.number,
-            connection.peer.uid,
-            submit.name,
-            job.size,
-            job.batch,
-            job.most,
-            submit.priority,
-            clock() + submit.deadline * 1e-6 if submit.deadline else None,
-            submit.once,
-            Pending(job, connection, tag),
-        )
+    def _submit(self, connection: Connection, asked: Asked, now: bool) -> None:
         try:
-            self.node.submit(request)
+            self.node.submit(asked, now=now)
         except Refused as refused:
             refusal: Refusal = refused.args[0]
             code = {Refusal.QUOTA: Code.QUOTA, Refusal.UNAVAILABLE: Code.UNAVAILABLE}.get(refusal, Code.PROTOCOL)
-            connection.reply((tag, Failed(code, f"{submit.name}: {refusal.value}.")))
+            failed = Failed(code, f"{asked.known.submit.name}: {refusal.value}.")
+            connection.reply(*[(tag, failed) for tag in asked.tags])
+            self.node.counts["refused"] += len(asked.tags)
+        else:
+            connection.accepted += len(asked.tags)
+            connection.account.moved += asked.nbytes
 
     # --- what takes longer ----------------------------------------------------------------------------------------
 
@@ -477,8 +490,7 @@ class Server:
                 except Exception as failed:
                     _LOG.exception("preparing failed", extra={"client": connection.number})
                     error = FpgaError(f"The request can't be prepared: {type(failed).__name__}: {failed}.")
-            self._mail.append(lambda: back(error))
-            self._poke()
+            self.call(lambda: back(error))
 
         self._slow.put(work)
 

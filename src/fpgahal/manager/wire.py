@@ -7,17 +7,16 @@ what comes from a frame has its right type, range and length, but is not known t
 
 from __future__ import annotations
 
-import enum
 import math
 import re
 import socket
-from collections.abc import Iterator
 from struct import Struct, error
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fpgahal import FpgaError
+from fpgahal.manager.codes import Code, Type, Verb
 
 VERSION = 1
 #: For send and recv: neither waits, nor is anybody killed.  A plain int, because combining enums takes a microsecond.
@@ -52,43 +51,6 @@ _INT, _UINT, _FLOAT, _TEXT, _BUFFER = 1, 2, 3, 4, 5  # kinds of arguments
 
 class ProtocolError(FpgaError, ValueError):
     """What came is no frame of this protocol."""
-
-
-class Type(enum.IntEnum):
-    """Of a frame; above 128 they go from the manager to the client."""
-
-    HELLO = 1
-    REGISTER = 2
-    RELEASE = 3
-    SUBMIT = 4
-    DESCRIBE = 5
-    CANCEL = 6
-    STATUS = 7
-    WELCOME = 129
-    OK = 130
-    SPECS = 131
-    DONE = 132
-    FAILED = 133
-    REPORT = 134
-
-
-class Code(enum.IntEnum):
-    """Why something failed."""
-
-    PROTOCOL = 1  #: the manager closes the connection after it
-    INTERNAL = 2
-    ACCESS = 3
-    QUOTA = 4
-    BUFFER = 5  #: no such buffer, outside of it, or not sealed
-    ACCELERATOR = 6  #: there is none of that name
-    ARGUMENT = 7  #: of the wrong kind, missing, or unknown
-    RANGE = 8  #: of the right kind, but does not fit
-    UNAVAILABLE = 9  #: no board can run it
-    CANCELLED = 10
-    DEADLINE = 11
-    RUN = 12  #: the board reports an error
-    TIMEOUT = 13  #: it ran for longer than it may
-    LOST = 14  #: it may have run, and must not be run again
 
 
 class Hello(NamedTuple):
@@ -160,6 +122,13 @@ class Status(NamedTuple):
     accelerator: str = ""
 
 
+class Admin(NamedTuple):
+    """Wants something of a board; without a name, of all."""
+
+    verb: Verb
+    board: str = ""
+
+
 class Ok(NamedTuple):
     """It is done."""
 
@@ -199,7 +168,9 @@ class Report(NamedTuple):
     text: str
 
 
-Frame = Hello | Welcome | Register | Release | Submit | Describe | Cancel | Status | Ok | Specs | Done | Failed | Report
+Frame = (Hello | Register | Release | Submit | Describe | Cancel | Status | Admin) | (
+    Welcome | Ok | Specs | Done | Failed | Report
+)
 
 
 # --- to bytes ---------------------------------------------------------------------------------------------------------
@@ -220,11 +191,6 @@ def pack(frame: Frame, tag: int = 0) -> bytes:
     if size > MAX_FRAME:
         raise ProtocolError(f"A frame of {size} bytes; at most {MAX_FRAME} can be sent.")
     return bytes(_HEADER.pack(size, kind, 0, 0, tag) + body)
-
-
-def pack_submit(body: bytes, tag: int) -> bytes:
-    """Give the bytes of a request, from what :func:`submit_body` gave."""
-    return bytes(_HEADER.pack(_HEADER.size + len(body), Type.SUBMIT, 0, 0, tag) + body)
 
 
 def submit_body(frame: Submit) -> bytes:
@@ -278,6 +244,7 @@ _PACK: dict[type, Any] = {
     Describe: lambda frame: (Type.DESCRIBE, submit_body(frame.submit)),
     Cancel: lambda frame: (Type.CANCEL, b""),
     Status: lambda frame: (Type.STATUS, frame.accelerator.encode()),
+    Admin: lambda frame: (Type.ADMIN, bytes((frame.verb, len(name := frame.board.encode()))) + name),
     Ok: lambda frame: (Type.OK, b""),
     Specs: lambda frame: (Type.SPECS, _pack_specs(frame)),
     Done: lambda frame: (Type.DONE, _DONE.pack(*frame)),
@@ -315,44 +282,6 @@ def parse(data: bytes) -> tuple[int, Frame]:
         raise ProtocolError(f"A frame of {len(data)} bytes ends too early.") from None
     except UnicodeDecodeError:
         raise ProtocolError("A text that is not UTF-8.") from None
-
-
-def together(frames: list[bytes]) -> list[bytes]:
-    """Put frames into as few packets as will do."""
-    packets, some, size = [], list[bytes](), 0
-    for frame in frames:
-        if size + len(frame) > MAX_FRAME:
-            packets.append(b"".join(some))
-            some, size = [], 0
-        some.append(frame)
-        size += len(frame)
-    packets.append(b"".join(some))
-    return packets
-
-
-def apart(packet: bytes) -> Iterator[bytes]:
-    """Give the frames of a packet.
-
-    Raises
-    ------
-    ProtocolError
-        It does not end where a frame does.
-    """
-    at = 0
-    while at < len(packet):
-        size = int.from_bytes(packet[at : at + 4], "little")
-        if size < _HEADER.size or at + size > len(packet):
-            raise ProtocolError(f"A packet of {len(packet)} bytes has a frame of {size} at {at}.")
-        yield packet[at : at + size]
-        at += size
-
-
-def is_submit(data: bytes) -> int | None:
-    """The tag, if this looks like a request; after its first HEADER_BYTES bytes comes the request itself."""
-    if len(data) < _HEADER.size:
-        return None
-    size, kind, zero, zeros, tag = _HEADER.unpack_from(data)
-    return int(tag) if kind == Type.SUBMIT and size == len(data) and not zero and not zeros else None
 
 
 def _whole(layout: Struct, data: bytes) -> tuple[Any, ...]:
@@ -457,6 +386,15 @@ def _parse_failed(data: bytes) -> Failed:
     return Failed(Code(code), *(text.decode("utf-8", "replace") for text in texts))
 
 
+def _parse_admin(data: bytes) -> Admin:
+    verb, length = _SPEC.unpack_from(data, _HEADER.size)
+    at = _HEADER.size + _SPEC.size
+    _end(data, at + length)
+    if verb > max(Verb):
+        raise ProtocolError(f"There is no verb {verb}.")
+    return Admin(Verb(verb), data[at:].decode())
+
+
 def _empty(frame: Frame) -> Any:
     def read(data: bytes) -> Frame:
         _end(data, _HEADER.size)
@@ -473,6 +411,7 @@ _PARSE: dict[int, Any] = {
     Type.DESCRIBE: lambda data: Describe(_parse_submit(data)),
     Type.CANCEL: _empty(Cancel()),
     Type.STATUS: lambda data: Status(_name(data, HEADER_BYTES, len(data) - 16) if len(data) > HEADER_BYTES else ""),
+    Type.ADMIN: _parse_admin,
     Type.WELCOME: lambda data: Welcome(*_whole(_WELCOME, data)),
     Type.OK: _empty(Ok()),
     Type.SPECS: _parse_specs,
@@ -485,11 +424,11 @@ __all__ = [
     "AT_ONCE",
     "DTYPES",
     "DTYPE_NUMBERS",
-    "HEADER_BYTES",
     "MAX_ARGS",
     "MAX_DIMS",
     "MAX_FRAME",
     "VERSION",
+    "Admin",
     "Cancel",
     "Code",
     "Describe",
@@ -509,12 +448,9 @@ __all__ = [
     "Submit",
     "Type",
     "Value",
+    "Verb",
     "Welcome",
-    "apart",
-    "is_submit",
     "pack",
-    "pack_submit",
     "parse",
     "submit_body",
-    "together",
 ]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fpgahal import ArgumentError, ArgumentRangeError, Device, FpgaError, Run
+from fpgahal import ArgumentError, ArgumentRangeError, Device, FpgaError
 from fpgahal.kernels import xgboost
 from fpgahal.manager.accelerators import Arguments, Job, Opened
 from fpgahal.manager.memory import Array, Segment
@@ -32,7 +32,7 @@ _FLOAT = np.dtype(np.float32)
 
 class _Detail(NamedTuple):
     forest: xgboost.Forest
-    rows: npt.NDArray[np.float32]
+    table: xgboost.Rows
     out: npt.NDArray[np.float32]
     trees: tuple[int, int]
     transform: int
@@ -136,7 +136,8 @@ class Predict:
         trees = int(forest.iterations[begin]), int(forest.iterations[end])
         missing = float(self._number(arguments, "missing", math.nan, int | float))
         batch = (digest, transform, trees, str(missing))  # NaN is not equal to itself
-        return Job(len(rows), batch, _TOGETHER, digest, _Detail(forest, rows, y.values, trees, transform, missing))
+        table = xgboost.Rows(rows, forest.n_features)
+        return Job(len(rows), batch, _TOGETHER, digest, _Detail(forest, table, y.values, trees, transform, missing))
 
     def open(self, dev: Device, job: Job) -> Opened:
         """Bring the model to the board."""
@@ -148,26 +149,33 @@ class OpenedModel:
 
     def __init__(self, model: xgboost.Model) -> None:
         self._model = model
+        self._board = model.boards[0]
+        self.kernel = self._board.kernel
 
-    def run(self, jobs: Sequence[Job], user: Hashable) -> Generator[Run]:
+    def run(self, jobs: Sequence[Job], user: Hashable) -> Generator[tuple[Any, ...]]:
         """Predict, a slot's rows at a time; the kernel reads and writes what was uploaded and asked for, no more."""
         detail = jobs[0].detail
-        board = self._model.boards[0]
-        alone = len(jobs) == 1
-        rows = detail.rows if alone else np.concatenate([job.detail.rows for job in jobs])
-        out = detail.out if alone else np.empty((len(rows), *detail.out.shape[1:]), _FLOAT)
-        table = xgboost.Rows(rows, detail.forest.n_features)
+        board = self._board
+        table, out = detail.table, detail.out
+        if len(jobs) > 1:
+            rows = np.concatenate([job.detail.table.table for job in jobs])
+            table, out = xgboost.Rows(rows, detail.forest.n_features), np.empty((len(rows), *out.shape[1:]), _FLOAT)
         slot = board.slot()
-        for at in range(0, len(rows), board.rows):
-            count = min(board.rows, len(rows) - at)
-            slot.upload(table, at, count, detail.missing)
-            yield board.kernel.start(*slot.args(count, *detail.trees))
+        for at in range(0, table.n, board.rows):
+            count = min(board.rows, table.n - at)
+            try:
+                slot.upload(table, at, count, detail.missing)
+            except ArgumentRangeError:
+                board.give(slot)
+                raise
+            yield slot.args(count, *detail.trees)
             slot.finish(out, at, count, detail.transform)
-        board.give(slot)  # after an error it may be in use, and goes with the board
-        at = 0
-        for job in () if alone else jobs:
-            job.detail.out[:] = out[at : at + job.size]
-            at += job.size
+        board.give(slot)  # after any other error it may be in use, and goes with the board
+        if len(jobs) > 1:
+            at = 0
+            for job in jobs:
+                job.detail.out[:] = out[at : at + job.size]
+                at += job.size
 
     def close(self) -> None:
         """Take it off the board."""

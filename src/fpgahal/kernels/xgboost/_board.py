@@ -89,8 +89,8 @@ class Board:
         """Remember the run of a call that was interrupted: it may still write its buffers."""
         self._left = None if run.done else run
 
-    def settle(self) -> None:
-        """Wait for the run that was left, if there is one.
+    def settle(self, timeout: float | None = None) -> None:
+        """Wait for the run that was left, if there is one, some seconds.
 
         Raises
         ------
@@ -101,7 +101,7 @@ class Board:
             return
         with self._settling:
             if self._left is not None:
-                settle(self._left, PATIENCE)
+                settle(self._left, PATIENCE if timeout is None else timeout)
                 self._left = None
 
     def close(self) -> None:
@@ -160,15 +160,21 @@ class Slot:
             board.model_id,
         )
 
-    def run(self, count: int, begin: int, end: int, flags: int = 0) -> None:
-        """Start it, and wait for the end."""
+    def run(self, count: int, begin: int, end: int, flags: int = 0, timeout: float | None = None) -> None:
+        """Start it, and wait for the end.
+
+        Raises
+        ------
+        RunTimeoutError
+            It took more than `timeout` seconds; the next call waits for its end first.
+        """
         board = self.board
         with board.kernel.turn:
-            board.settle()
+            board.settle(timeout)
             run = board.kernel.start(*self.args(count, begin, end, flags))
             try:
-                run.wait()
-            except BaseException:  # Ctrl-C
+                run.wait(timeout)
+            except BaseException:  # Ctrl-C, or it is late
                 board.leave(run)
                 raise
 

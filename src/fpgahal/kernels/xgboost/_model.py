@@ -101,6 +101,7 @@ class Model:
         *,
         missing: float | None = None,
         validate_features: bool = True,
+        timeout: float | None = None,
     ) -> npt.NDArray[Any]:
         """Predict, as ``Booster.predict`` and ``Booster.inplace_predict`` do, to the last bit.
 
@@ -123,6 +124,8 @@ class Model:
             The value that stands for a missing one, besides NaN.
         validate_features : bool
             Compare a data frame's columns with the model's features.
+        timeout : float, optional
+            Seconds that a run of the board, one slot's rows, may take.
 
         Returns
         -------
@@ -140,6 +143,8 @@ class Model:
             The model or its device was closed.
         RunError
             The board reported an error, or was reset.
+        RunTimeoutError
+            A run took longer than `timeout`.
         """
         rows = Rows(X, self.n_features_in_, self._names if validate_features else None)
         begin, end = self._trees(iteration_range)
@@ -147,7 +152,7 @@ class Model:
         if self._closed:
             self._refuse()
         if pred_leaf:
-            return self._leaves(rows, begin, end, missing, out)
+            return self._leaves(rows, begin, end, missing, out, timeout)
         forest = self.forest
         transform = _numbers.IDENTITY if output_margin else forest.objective.transform
         columns = forest.n_outputs
@@ -158,7 +163,7 @@ class Model:
 
         def tile(slot: Slot, at: int, count: int) -> None:
             slot.upload(rows, at, count, missing, margins)
-            slot.run(count, begin, end, flags)
+            slot.run(count, begin, end, flags, timeout)
             slot.finish(result, at, count, transform)
 
         self._spread(rows.n, self.boards[0].rows, tile)
@@ -171,7 +176,7 @@ class Model:
         ----------
         X : array or data frame
         **options
-            Of :meth:`predict`: iteration_range, base_margin, missing, validate_features.
+            Of :meth:`predict`: iteration_range, base_margin, missing, validate_features, timeout.
 
         Raises
         ------
@@ -285,14 +290,16 @@ class Model:
                 self._pool = ThreadPoolExecutor(8 * len(self.boards), "fpgahal-xgboost")
             return self._pool
 
-    def _leaves(self, rows: Rows, begin: int, end: int, missing: float, out: Floats | None) -> npt.NDArray[Any]:
+    def _leaves(
+        self, rows: Rows, begin: int, end: int, missing: float, out: Floats | None, timeout: float | None
+    ) -> npt.NDArray[Any]:
         trees = end - begin
         result = np.empty((rows.n, trees), np.float32) if out is None else _checked(out, (rows.n, trees))
         roots = self._packed.trees["root"][begin:end].astype(np.int64)
 
         def tile(slot: Slot, at: int, count: int) -> None:
             slot.upload(rows, at, count, missing)
-            slot.run(count, begin, end, LEAVES)
+            slot.run(count, begin, end, LEAVES, timeout)
             result[at : at + count] = self._packed.origin[slot.leaves(count, trees) + roots]
 
         self._spread(rows.n, min(self.boards[0].rows, max(1, self.boards[0].words // max(1, trees))), tile)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Storms over a real manager (`manager_machine.Storm`): CI has some hundred events, ``nox -s storm`` thousands."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+from manager_machine import Storm, world
+
+EVENTS = int(os.environ.get("FPGAHAL_STORM", "300"))
+SEED = int(os.environ.get("FPGAHAL_STORM_SEED", "1"))
+STEPS = 40  # of a story
+STORIES = 5  # of one run of Hypothesis, whose first is the plainest
+
+
+@pytest.mark.timeout(7200)
+def test_storm_over_a_manager() -> None:
+    with world() as Storm.world:
+        events = Storm.world.events
+        number = SEED
+        while events["all"] < EVENTS:
+            story = settings(
+                max_examples=STORIES,
+                stateful_step_count=STEPS,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+                phases=[Phase.generate],  # no shrinking: processes never do the same thing twice
+            )
+            try:
+                run_state_machine_as_test(seed(number)(Storm), settings=story)
+            except Exception as error:
+                print(f"seed {number}: {dict(events)}")
+                raise Storm.world.failure or error from None
+            number += 1
+        print(f"first seed {SEED}: {dict(events)}")
+        assert EVENTS < 300 or events["right"] > events["submitted"] // 10, "nothing came of it"
