@@ -225,8 +225,12 @@ cdef class Kernel:
                     self.settle(runs, depth, finished, started, items, 0.05)  # perhaps Ctrl-C: be quick
                     raise
                 if state != RUN_COMPLETED:
-                    error = self.session.failure(runs[finished % depth]) or self.outcome(state, limit)
-                    error.message = f"Batch {first + finished}: {error.message}"
+                    what = f"batch {first + finished} of {self.name}"
+                    error = self.session.failure(runs[finished % depth])
+                    if error is None:
+                        error = outcome(self.session.session, what, STATES[state], limit)
+                    else:
+                        error.message = f"{what}: {error.message}"
                     opened = 0
                     self.settle(runs, depth, finished, started, items, 1.0)
                     raise error
@@ -310,9 +314,6 @@ cdef class Kernel:
         if not self.orphans:
             abandoned.discard(self)
         return 0
-
-    cdef outcome(self, int state, double limit):
-        return outcome(self.session.session, self.name, STATES[state], limit)
 
     def close(self):
         """Give the compute units back.  Closing twice is fine.
@@ -419,7 +420,8 @@ cdef class Run:
         if state == RUN_RUNNING:
             state = self.wait_longer(-1.0 if timeout is None else float(timeout))
         if state != RUN_COMPLETED:
-            raise self.error or self.kernel.outcome(state, -1.0 if timeout is None else timeout)
+            raise self.error or outcome(self.kernel.session.session, self.kernel.name, STATES[state],
+                                        -1.0 if timeout is None else timeout)
         return 0
 
     cdef int look(self) except -1:

@@ -17,7 +17,7 @@ from fpgahal._session cimport (
 import itertools
 
 from fpgahal._contract import RegisterContract
-from fpgahal._errors import ArgumentRangeError, UnsupportedError
+from fpgahal._errors import ArgumentRangeError
 from fpgahal._scheme import scheme
 
 

@@ -78,6 +78,6 @@ cdef class KernelSession:
     cdef int run_start(self, void *run, const arg *args, int n) except -1 nogil
     cdef int run_poll(self, void *run) except -1 nogil                       # a run_state, at once
     cdef int run_wait(self, void *run, double seconds) except -1 nogil       # a run_state, after that long at most
-    cdef object failure(self, void *run)                                     # why it ended badly, or None: no more is known
+    cdef object failure(self, void *run)                                     # why it ended badly; None: not known
     cdef int csr_read32(self, uint32_t offset, uint32_t *value) except -1 nogil
     cdef int csr_write32(self, uint32_t offset, uint32_t value) except -1 nogil

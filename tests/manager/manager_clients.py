@@ -7,6 +7,7 @@ another user.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -137,10 +138,8 @@ def _child(control: socket.socket, fd: int, uid: int, gid: int) -> None:
         os.setuid(uid)
     link = Connection(fd)
     task, arguments = link.recv()
-    try:
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the test is over
         task(link, *arguments)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the test is over
 
 
 def _nursery(control: socket.socket) -> None:

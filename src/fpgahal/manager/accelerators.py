@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import math
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -163,6 +163,10 @@ class Plain:
             raise ArgumentRangeError(f"{self.name}: {arg.name} would have the shape {shape}.")
         return shape
 
+    def _needed(self, arg: ArrayArgument, value: Array, numbers: Mapping[str, int | float]) -> int:
+        """Bytes of an array that the kernel may touch."""
+        return math.prod(self._shape(arg, numbers)) * (1 if arg.dtype == "void" else value.dtype.itemsize)
+
     def outputs(self, arguments: Arguments) -> tuple[Spec, ...]:
         """Describe the outputs, whether they are among the arguments or not."""
         numbers = self._numbers(arguments)
@@ -185,11 +189,11 @@ class Plain:
                 raise ArgumentError(f"{self.name}: {arg.name} is to be an array of {arg.dtype}.")
             if arg.dtype not in ("void", value.dtype.name):
                 raise ArgumentError(f"{self.name}: {arg.name} is an array of {value.dtype}, expected {arg.dtype}.")
-            shape = self._shape(arg, numbers)
-            needed = math.prod(shape) * (1 if arg.dtype == "void" else value.dtype.itemsize)
+            needed = self._needed(arg, value, numbers)
             if value.nbytes < needed:
                 raise ArgumentRangeError(
-                    f"{self.name}: {arg.name} has the shape {value.shape}, expected {shape}: {needed} bytes."
+                    f"{self.name}: {arg.name} has the shape {value.shape}, expected {self._shape(arg, numbers)}: "
+                    f"{needed} bytes."
                 )
             if "w" in arg.access and value.segment.constant:
                 raise ArgumentRangeError(f"{self.name}: {arg.name} is written, but its buffer is constant.")
@@ -203,6 +207,10 @@ class Plain:
         """Open the kernel."""
         return OpenedPlain(dev, self)
 
+    def kernel(self, dev: Device) -> Kernel:
+        """The kernel of the loaded image."""
+        return dev.kernel(self.contract)
+
 
 class OpenedPlain:
     """A kernel, and a room for each thread that works with it at a time."""
@@ -212,7 +220,7 @@ class OpenedPlain:
         args = accelerator.contract.args
         self._names = [arg.name for arg in args]
         self._arrays = [(index, arg.access) for index, arg in enumerate(args) if isinstance(arg, ArrayArgument)]
-        self.kernel: Kernel = dev.kernel(accelerator.contract)
+        self.kernel = accelerator.kernel(dev)
         self._rooms = Rooms(dev, self.kernel)
 
     def run(self, jobs: Sequence[Job], user: Hashable) -> Generator[tuple[Any, ...]]:
@@ -252,13 +260,8 @@ def describe(arg: ArrayArgument | Scalar) -> dict[str, Any]:
 _AXES = {"vadd": "n"}
 
 
-def catalogue() -> dict[str, Accelerator]:
-    """What a manager offers: the kernels of installed packages whose contract says enough, images, and XGBoost."""
-    from fpgahal.manager.forests import Forests
-    from fpgahal.manager.image import Affine, Sobel
-    from fpgahal.manager.xgboost import Predict
-
-    found: dict[str, Accelerator] = {}
+def contracts() -> Iterator[KernelContract]:
+    """Kernels of installed packages."""
     for point in importlib.metadata.entry_points(group="fpgahal.accelerators"):
         try:
             contract = point.load()
@@ -266,13 +269,24 @@ def catalogue() -> dict[str, Accelerator]:
             _LOG.warning("accelerator does not load", extra={"accelerator": point.value, "error": str(error)})
             continue
         if isinstance(contract, KernelContract):
-            arrays = [arg for arg in contract.args if isinstance(arg, ArrayArgument)]
-            if arrays and all(
-                arg.shape and np.dtype(arg.dtype.replace("void", "uint8")) in DTYPE_NUMBERS for arg in arrays
-            ):
-                found[contract.name] = Plain(contract, _AXES.get(contract.name))
+            yield contract
+
+
+def catalogue() -> dict[str, Accelerator]:
+    """What a manager offers: the kernels of installed packages whose contract says enough, images, and XGBoost."""
+    from fpgahal.manager.forests import Forests
+    from fpgahal.manager.image import Affine, Sobel
+    from fpgahal.manager.xgboost import Predict
+
+    found: dict[str, Accelerator] = {}
+    for contract in contracts():
+        arrays = [arg for arg in contract.args if isinstance(arg, ArrayArgument)]
+        if arrays and all(
+            arg.shape and np.dtype(arg.dtype.replace("void", "uint8")) in DTYPE_NUMBERS for arg in arrays
+        ):
+            found[contract.name] = Plain(contract, _AXES.get(contract.name))
     own: tuple[Accelerator, ...] = (Sobel(), Affine(), Predict(), Forests())
     return found | {one.name: one for one in own}
 
 
-__all__ = ["Accelerator", "Argument", "Arguments", "Job", "Opened", "Plain", "catalogue", "describe"]
+__all__ = ["Accelerator", "Argument", "Arguments", "Job", "Opened", "Plain", "catalogue", "contracts", "describe"]

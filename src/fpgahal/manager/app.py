@@ -22,6 +22,7 @@ from fpgahal.manager.accelerators import catalogue
 from fpgahal.manager.client import default_socket
 from fpgahal.manager.notify import notify
 from fpgahal.manager.policy import Policy
+from fpgahal.manager.repository import read
 from fpgahal.manager.server import Limits, Server
 
 if TYPE_CHECKING:
@@ -58,6 +59,17 @@ def build_parser() -> Parser:
         help="that a run may take at most (default 10)",
     )
     parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="FOLDER",
+        help="a bitstream repository as InAccel's (bitstream.json beside each image)",
+    )
+    parser.add_argument(
+        "--unsized",
+        action="store_true",
+        help="offer kernels of it, too, whose arrays have no known size: clients are trusted",
+    )
+    parser.add_argument(
         "--metrics", type=_address, metavar="ADDRESS:PORT", help="serve /metrics and /healthz there, over HTTP"
     )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
@@ -73,12 +85,15 @@ def serve(args: argparse.Namespace, out: Output) -> int:
         raise DeviceNotFoundError(
             "There is no board to manage.", hint="`fpgahal doctor` says what is missing; --emulate makes some."
         )
+    offered = catalogue()
+    if args.images is not None:
+        offered |= read(args.images, unsized=args.unsized)
     path = args.socket if args.socket is not None else Path(default_socket())
     log_json(logging.getLevelNamesMapping()[args.log_level.upper()])
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # each buffer of a client takes one
     sys.setswitchinterval(_SWITCH)
-    server = Server(path, devices, catalogue(), policy, mode=args.mode, limits=Limits(timeout=args.timeout))
+    server = Server(path, devices, offered, policy, mode=args.mode, limits=Limits(timeout=args.timeout))
 
     endpoint = _endpoint(args.metrics, server, devices) if args.metrics is not None else None
 

@@ -28,6 +28,7 @@ from fpgahal import (
 )
 from fpgahal.kernels import find_image
 from fpgahal.manager.accelerators import Accelerator, Job, Opened
+from fpgahal.manager.repository import Packed
 from fpgahal.manager.scheduler import Board, Trouble, Work
 
 RESIDENT = 8  #: models and kernels that stay open on a board
@@ -292,7 +293,11 @@ class Worker:
             images = {}
             for name, accelerator in self._catalogue.items():
                 try:
-                    found = find_image(self._dev, accelerator.contract)
+                    found: bytes | Bitstream
+                    if isinstance(accelerator, Packed):
+                        found = accelerator.image(self.info)
+                    else:
+                        found = find_image(self._dev, accelerator.contract)
                 except (KernelNotFoundError, FpgaError) as error:
                     _LOG.info("no image", extra={"board": self.name, "accelerator": name, "error": str(error)})
                     continue

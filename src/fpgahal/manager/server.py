@@ -387,9 +387,10 @@ class Server:
                 connection.release(frame.handle)
                 connection.reply((tag, wire.Ok()))
             case wire.Status():
-                if self._reported:  # it takes long, and is long
-                    raise ProtocolError("A packet asks for two reports.")
-                self._reported = True
+                if not frame.accelerator:
+                    if self._reported:  # it takes long, and is long
+                        raise ProtocolError("A packet asks for two reports.")
+                    self._reported = True
                 connection.reply((tag, self._report(connection, frame.accelerator)))
             case wire.Admin():
                 peer = connection.peer
