@@ -9,10 +9,13 @@ import pytest
 from manager_machine import world
 from manager_soak import Life, Soak
 
-SECONDS = float(os.environ.get("FPGAHAL_SOAK_SECONDS", "6"))
+SECONDS = float(os.environ.get("FPGAHAL_SOAK_SECONDS", "4"))
 SEED = int(os.environ.get("FPGAHAL_SOAK_SEED", "1"))
 LONG = 60.0  # seconds from which on a slope says something
-MEMORY, FILES = 8 << 20, 12  # that a manager's process may have more at the end; boards open and close files of their own
+MEMORY, FILES = (
+    8 << 20,
+    12,
+)  # that a manager's process may have more at the end; boards open and close files of their own
 
 
 def grown(life: Life, values: list[int]) -> float:
@@ -36,7 +39,9 @@ def test_soak() -> None:
             for name, count in sorted(counts.items(), key=lambda one: -one[1]):
                 print(f"  {count:>9} {name}")
         print(f"  the first manager, {first.seconds[-1]:.0f} s:")
-        print(f"    files without clients: {before}, then {after}; with clients {first.slope(first.files) * 60:+.2f}/min")
+        print(
+            f"    files without clients: {before}, then {after}; with clients {first.slope(first.files) * 60:+.2f}/min"
+        )
         print(f"    memory: {first.memory[0] >> 20} MiB, then {first.memory[-1] >> 20} MiB;", end=" ")
         print(f"{first.slope(first.memory) * 60 / 1024:+.0f} KiB/min")
         assert soak.outcomes["right"] > SECONDS * 20, "nothing came of it"
