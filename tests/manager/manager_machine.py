@@ -31,7 +31,7 @@ USERS = {0: 0, 4001: 4001, 4002: 4003} if ROOT else {0: 0}  # uid -> gid; 0: our
 WEIGHTS = {4001: 1.0, 4003: 3.0}  # by gid
 POLICY = "".join(f"[[rule]]\ngroups = [{gid}]\nweight = {weight}\n" for gid, weight in WEIGHTS.items())
 TRIES = 3
-BACKLOG = 100  # requests, for each unit of a user's weight, where fairness is measured
+BACKLOG = 50  # requests, for each unit of a user's weight, where fairness is measured
 WAITING = 10  # of them: who has fewer does not want all that there is
 RELOADS = 0.03  # board-seconds that one of them may have been charged for images, more than the other
 
@@ -359,7 +359,7 @@ class Storm(RuleBasedStateMachine):
             for client, weight in rivals:
                 for _ in range(int(weight)):
                     self.number += 1
-                    client.submit(Wish(self.number, "ledger", 4, micros=2000))
+                    client.submit(Wish(self.number, "ledger", 4, micros=10_000))
         self.world.events["submitted"] = self.number
         lags: list[float] = []  # of one behind the other, in board-seconds for their weight, while both want more
         over = False
