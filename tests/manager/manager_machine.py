@@ -311,6 +311,20 @@ class Storm(RuleBasedStateMachine):
         self.daemon.rack.fault(board, kind, count=-1 if kind == "vanish" else 1)
         self.count(kind)
 
+    @precondition(lambda self: self.alive and any(not one.closed for one in self.clients))
+    @rule(data=st.data())
+    def lose_a_board_at_work(self, data: Any) -> None:
+        """What must not run twice is half done."""
+        before = self.ledger.path.stat().st_size
+        self.submit(data, "ledger", 8, True, size=1, micros=20_000)
+        end = time.monotonic() + 1.0
+        while self.ledger.path.stat().st_size == before and time.monotonic() < end:
+            time.sleep(0.001)
+        with self.daemon.connect() as m:
+            busy = [number for number, board in enumerate(m.status()["boards"]) if board["running"]]
+        if busy:
+            self.fault(busy[0], "vanish", 0.0)
+
     @precondition(lambda self: self.troubled)
     @rule(data=st.data())
     def recover(self, data: Any) -> None:
