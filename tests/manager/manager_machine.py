@@ -160,8 +160,9 @@ def descriptors(daemon: Daemon) -> int:
 
 
 def resident(daemon: Daemon) -> int:
-    """Bytes of the manager's process."""
-    return int(Path(f"/proc/{daemon.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    """Bytes of the manager's process, without the memory that it shares with clients."""
+    pages = Path(f"/proc/{daemon.process.pid}/statm").read_text().split()
+    return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGESIZE")
 
 
 @contextmanager
