@@ -115,11 +115,24 @@ def image(session: nox.Session) -> None:
 
 @nox.session
 def storm(session: nox.Session) -> None:
-    """Ten thousand random events over the device plugin, others each time; ``nox -s storm -- 500`` has 500."""
+    """Ten thousand random events over the device plugin, two thousand over the node manager, others each time.
+
+    ``nox -s storm -- 500`` has 500, and 100.
+    """
     session.install("-q", package(session, "[k8s]"), *group("e2e"))
     variables = {"FPGAHAL_STORM": session.posargs[0] if session.posargs else "10000"}
     variables["FPGAHAL_STORM_SEED"] = os.environ.get("FPGAHAL_STORM_SEED", str(random.randrange(1 << 32)))
-    session.run("pytest", "-s", "tests/k8s/test_plugin_storm.py", env=variables)
+    storms = ["tests/k8s/test_plugin_storm.py", "tests/manager/test_manager_machine.py"]
+    session.run("pytest", "-s", *storms, env=variables)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Ten minutes of the node manager under clients, kills and faults; ``nox -s soak -- 60`` has one."""
+    session.install("-q", package(session), *group("e2e"))
+    variables = {"FPGAHAL_SOAK_SECONDS": session.posargs[0] if session.posargs else "600"}
+    variables["FPGAHAL_SOAK_SEED"] = os.environ.get("FPGAHAL_SOAK_SEED", str(random.randrange(1 << 32)))
+    session.run("pytest", "-s", "tests/manager/test_manager_soak.py", env=variables)
 
 
 @nox.session

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -26,21 +25,6 @@ from fpgahal.kernels import xgboost
 
 DATA = model(100, 28)
 ROUNDS, CALLS = 40, 50
-
-
-@pytest.fixture(scope="module")
-def undisturbed() -> Iterator[None]:
-    """Go before the machine's other users, and all on one processor: waking another one up is the hypervisor's time."""
-    policy, priority, processors = os.sched_getscheduler(0), os.sched_getparam(0), os.sched_getaffinity(0)
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    except PermissionError:
-        yield
-        return
-    os.sched_setaffinity(0, {max(processors)})
-    yield
-    os.sched_setaffinity(0, processors)
-    os.sched_setscheduler(0, policy, priority)
 
 
 @pytest.fixture(scope="module")

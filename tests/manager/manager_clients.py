@@ -7,14 +7,13 @@ another user.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -138,7 +137,7 @@ def _child(control: socket.socket, fd: int, uid: int, gid: int) -> None:
         os.setuid(uid)
     link = Connection(fd)
     task, arguments = link.recv()
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the test is over
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the test is over
         task(link, *arguments)
 
 
@@ -204,7 +203,7 @@ def nursery(*modules: str) -> Iterator[Nursery]:
             process = subprocess.Popen(
                 [sys.executable, "-c", f"{imports}; manager_clients.main({theirs.fileno()})"],
                 pass_fds=[theirs.fileno()],
-                env=os.environ | {"PYTHONPATH": path},
+                env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},  # who has threads should not fork
             )
         try:
             yield Nursery(ours)

@@ -31,7 +31,7 @@ USERS = {0: 0, 4001: 4001, 4002: 4003} if ROOT else {0: 0}  # uid -> gid; 0: our
 WEIGHTS = {4001: 1.0, 4003: 3.0}  # by gid
 POLICY = "".join(f"[[rule]]\ngroups = [{gid}]\nweight = {weight}\n" for gid, weight in WEIGHTS.items())
 TRIES = 3
-BACKLOG = 100  # requests, for each unit of a user's weight, where fairness is measured
+BACKLOG = 50  # requests, for each unit of a user's weight, where fairness is measured
 WAITING = 10  # of them: who has fewer does not want all that there is
 RELOADS = 0.03  # board-seconds that one of them may have been charged for images, more than the other
 
@@ -160,8 +160,9 @@ def descriptors(daemon: Daemon) -> int:
 
 
 def resident(daemon: Daemon) -> int:
-    """Bytes of the manager's process."""
-    return int(Path(f"/proc/{daemon.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    """Bytes of the manager's process, without the memory that it shares with clients."""
+    pages = Path(f"/proc/{daemon.process.pid}/statm").read_text().split()
+    return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGESIZE")
 
 
 @contextmanager
@@ -311,6 +312,20 @@ class Storm(RuleBasedStateMachine):
         self.daemon.rack.fault(board, kind, count=-1 if kind == "vanish" else 1)
         self.count(kind)
 
+    @precondition(lambda self: self.alive and any(not one.closed for one in self.clients))
+    @rule(data=st.data())
+    def lose_a_board_at_work(self, data: Any) -> None:
+        """What must not run twice is half done."""
+        before = self.ledger.path.stat().st_size
+        self.submit(data, "ledger", 8, True, size=1, micros=20_000)
+        end = time.monotonic() + 1.0
+        while self.ledger.path.stat().st_size == before and time.monotonic() < end:
+            time.sleep(0.001)
+        with self.daemon.connect() as m:
+            busy = [number for number, board in enumerate(m.status()["boards"]) if board["running"]]
+        if busy:
+            self.fault(busy[0], "vanish", 0.0)
+
     @precondition(lambda self: self.troubled)
     @rule(data=st.data())
     def recover(self, data: Any) -> None:
@@ -359,7 +374,7 @@ class Storm(RuleBasedStateMachine):
             for client, weight in rivals:
                 for _ in range(int(weight)):
                     self.number += 1
-                    client.submit(Wish(self.number, "ledger", 4, micros=2000))
+                    client.submit(Wish(self.number, "ledger", 4, micros=10_000))
         self.world.events["submitted"] = self.number
         lags: list[float] = []  # of one behind the other, in board-seconds for their weight, while both want more
         over = False

@@ -7,6 +7,7 @@ import random
 from collections import deque
 from multiprocessing.connection import Connection
 
+import numpy as np
 from manager_clients import Asked, Wish, predicted
 from manager_ledger import ONCE
 
@@ -56,3 +57,15 @@ def some(source: random.Random, number: int) -> Wish:
         once,
         source.random() < 0.5,
     )
+
+
+def hold(link: Connection, socket: str, queued: int) -> None:
+    """Have a large buffer, a request that runs, and others that wait."""
+    with manager.connect(socket) as m:
+        large = m.allocate(8 << 20)
+        ones = np.ones(4, np.uint32)
+        requests = [m.submit("vadd", a=ones, b=ones, once=True) for _ in range(queued)]
+        requests[0].result(20)
+        link.send("busy")
+        link.recv()
+        del large

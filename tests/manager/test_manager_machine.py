@@ -8,12 +8,24 @@ import os
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
-from manager_machine import Storm, world
+from manager_machine import ROOT, Storm, world
 
-EVENTS = int(os.environ.get("FPGAHAL_STORM", "300"))
+EVENTS = int(os.environ.get("FPGAHAL_STORM", "1000")) // 5  # each takes longer than one of the plugin's
 SEED = int(os.environ.get("FPGAHAL_STORM_SEED", "1"))
 STEPS = 40  # of a story
-STORIES = 5  # of one run of Hypothesis, whose first is the plainest
+STORIES = 10  # of one run of Hypothesis, whose first is the plainest
+
+
+def compete() -> None:
+    """Until it was long enough to tell who gets what; on a machine that is busy with something else, it may not be."""
+    for _ in range(3):
+        story = Storm()
+        try:
+            story.compete()
+        finally:
+            story.teardown()
+        if Storm.world.events["competitions"]:
+            return
 
 
 @pytest.mark.timeout(7200)
@@ -21,6 +33,8 @@ def test_storm_over_a_manager() -> None:
     with world() as Storm.world:
         events = Storm.world.events
         number = SEED
+        if ROOT:
+            compete()
         while events["all"] < EVENTS:
             story = settings(
                 max_examples=STORIES,
@@ -37,4 +51,4 @@ def test_storm_over_a_manager() -> None:
                 raise Storm.world.failure or error from None
             number += 1
         print(f"first seed {SEED}: {dict(events)}")
-        assert EVENTS < 300 or events["right"] > events["submitted"] // 10, "nothing came of it"
+        assert EVENTS < 200 or events["right"] > events["submitted"] // 10, "nothing came of it"

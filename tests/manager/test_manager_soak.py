@@ -9,7 +9,7 @@ import pytest
 from manager_machine import world
 from manager_soak import Life, Soak
 
-SECONDS = float(os.environ.get("FPGAHAL_SOAK_SECONDS", "6"))
+SECONDS = float(os.environ.get("FPGAHAL_SOAK_SECONDS", "4"))
 SEED = int(os.environ.get("FPGAHAL_SOAK_SEED", "1"))
 LONG = 60.0  # seconds from which on a slope says something
 MEMORY, FILES = (
