@@ -90,9 +90,7 @@ class Request:
         """One for each of the client's requests."""
         if self.count == 1:
             return [self]
-        return [
-            replace(self, id=id, size=size, charged=0.0, count=1, job=job) for id, size, job in self.job.parts()
-        ]
+        return [replace(self, id=id, size=size, charged=0.0, count=1, job=job) for id, size, job in self.job.parts()]
 
 
 @dataclass(slots=True, eq=False)
