@@ -92,27 +92,33 @@ def test_a_prediction_through_the_manager(book: Book, daemon: Daemon, rows: int)
 
 
 CLIENT = """
-import sys, time
-import numpy as np
+import collections, sys
 from fpgahal import manager
-once, depth, count = sys.argv[2] == "once", 256, int(sys.argv[3])
+how, count = sys.argv[2], int(sys.argv[3])
 with manager.connect(sys.argv[1]) as m:
     data = m.constant(open(sys.argv[4], "rb").read())
-    places = [(m.allocate((1, 28), "f4"), m.allocate(1, "f4")) for _ in range(depth)]
-    requests = [None] * depth
-    for x, y in places:
-        x[:] = 0
-        m.submit("xgboost.predict", model=data, x=x, y=y).result()
+    places = [{"x": m.allocate((1, 28), "f4"), "y": m.allocate(1, "f4")} for _ in range(240)]
+    for place in places:
+        place["x"][:] = 0
+        m.submit("xgboost.predict", model=data, **place).result()
+    sent = collections.deque()
     print("ready", flush=True)
     sys.stdin.readline()
-    for n in range(count):
-        at = n % depth
-        if requests[at] is not None:
-            requests[at].result()
-        x, y = places[at]
-        requests[at] = m.submit("xgboost.predict", model=data, x=x, y=y, once=once)
-    for request in requests:
-        request.result()
+    if how == "many":  # 120 on their way while 120 are read
+        for at in range(0, count, 120):
+            sent.append(m.submit_many("xgboost.predict", places[at % 240 : at % 240 + 120], model=data))
+            if len(sent) == 2:
+                for request in sent.popleft():
+                    request.result()
+        for request in sent.pop():
+            request.result()
+    else:
+        for at in range(count):
+            if len(sent) == len(places):
+                sent.popleft().result()
+            sent.append(m.submit("xgboost.predict", model=data, once=how == "once", **places[at % 240]))
+        for request in sent:
+            request.result()
     print("done", flush=True)
 """
 

@@ -23,8 +23,10 @@ from fpgahal import AccessError, ClosedError, DeviceLostError, FpgaError
 from fpgahal.manager import packets, wire
 from fpgahal.manager.arena import Segment
 from fpgahal.manager.errors import Answer, CancelledError, ManagerLostError, WaitTimeoutError, check, exception
+from fpgahal.manager.spin import Spin
 from fpgahal.manager.wire import Failed, Frame, Register, Release, Welcome
 
+_SPIN = 100e-6  # seconds that the one who waits for a single answer looks for it before sleeping
 _FIRST_PAUSE, _LAST_PAUSE = 0.005, 0.25  # seconds between attempts to connect
 
 
@@ -96,6 +98,7 @@ class Link:
         self._reader = threading.Lock()  # who has it reads the socket
         self._changed = threading.Condition()  # guards what follows
         self._others = 0  # threads that wait while another one reads
+        self._spin = Spin(_SPIN)
         self._sock = self._connect(time.monotonic() + patience)
         self._ready = _poll(self._sock)
         self._present.set()
@@ -151,7 +154,7 @@ class Link:
         self._send(wire.pack(wire.Cancel(), tag), sock, generation)
 
     def _send(self, data: bytes, sock: socket.socket, generation: int, segment: Segment | None = None) -> None:
-        """Send on this socket, with the segment's file; if it is lost, all that has no answer is sent again on the next one."""
+        """Send on this socket, with a segment's file; if it is lost, what has no answer is sent again on the next."""
         while not self.away and not self.closed:
             try:
                 if segment is None:
@@ -228,7 +231,10 @@ class Link:
         if self.away:
             return self._present.wait(timeout)
         try:
-            if timeout and not self._ready.poll(math.ceil(timeout * 1000)):
+            there = None
+            if timeout != 0.0 and len(self._calls) == 1:
+                there = self._spin.look(self._ready.poll)
+            if timeout and not there and not self._ready.poll(math.ceil(timeout * 1000)):
                 return False
             packet = sock.recv(wire.MAX_FRAME, wire.AT_ONCE if timeout is not None else 0)
         except BlockingIOError:

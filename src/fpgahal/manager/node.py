@@ -90,7 +90,7 @@ class Asked:
 
     def parts(self) -> list[tuple[Hashable, int, Asked]]:
         """Take them apart: id, size, and each by itself."""
-        found = []
+        found: list[tuple[Hashable, int, Asked]] = []
         for tag, job in zip(self.tags, self.jobs, strict=True):
             one = Asked(self.asker, self.known._replace(job=job), tag)
             found.append(((self.asker.number, tag), one.size, one))
@@ -228,7 +228,7 @@ class Node:
             return True
         with self._lock:
             work = self._scheduler.adopt(board, asked.request(now), now)
-        if type(result) is not Result:
+        if not isinstance(result, Result):
             worker.put(work, result)
         elif (following := self.finished(worker, work, result)) is not None:
             self._begun.append(following)
@@ -288,7 +288,7 @@ class Node:
             jobs = [job for request in work.requests for job in request.job.jobs]
             name, user = work.requests[0].accelerator, work.requests[0].user
             result = worker.quick(work.image, name, jobs, user)
-            if type(result) is not Result:
+            if not isinstance(result, Result):
                 worker.put(work, result)
             elif (following := self.finished(worker, work, result)) is not None:
                 works.append(following)
