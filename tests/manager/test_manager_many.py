@@ -84,14 +84,15 @@ def test_arrays_are_not_mixed_up(m: manager.Client) -> None:
 
 
 def test_some_of_many_are_cancelled_and_the_client_may_go(tmp_path: Path) -> None:
-    with running(tmp_path, launch_us=200_000) as daemon, daemon.connect() as m, daemon.connect() as other:
+    with running(tmp_path, launch_us=100_000) as daemon, daemon.connect() as m, daemon.connect() as other:
         data = m.constant(model())
         places = [{"x": m.allocate((1, 4), "f4"), "y": m.allocate(1, "f4")} for _ in range(10)]
         for place in places:
             place["x"][:] = 1
             m.submit("xgboost.predict", model=data, **place).result(20)
-        x = np.ones((1, 4), np.float32)
-        before = [other.submit("xgboost.predict", model=model(), x=x, once=True) for _ in range(3)]
+        x, same = np.ones((1, 4), np.float32), other.constant(model())
+        other.submit("xgboost.predict", model=same, x=x).result(20)
+        before = [other.submit("xgboost.predict", model=same, x=x, once=True) for _ in range(3)]
         many = m.submit_many("xgboost.predict", places, model=data)
         for number in (0, 4, 9):
             many[number].cancel()
@@ -102,7 +103,7 @@ def test_some_of_many_are_cancelled_and_the_client_may_go(tmp_path: Path) -> Non
             else:
                 request.result(20)
         assert all(request.result(20) is not None for request in before)
-        before = [other.submit("xgboost.predict", model=model(), x=x, once=True) for _ in range(3)]
+        before = [other.submit("xgboost.predict", model=same, x=x, once=True) for _ in range(3)]
         m.submit_many("xgboost.predict", places, model=data)
         until(lambda: other.status()["requests"] == 13)
         m.close()
