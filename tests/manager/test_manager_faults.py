@@ -221,6 +221,20 @@ def test_a_hung_kernel_is_stopped_and_others_run(tmp_path: Path, spec: str) -> N
         assert sum(error is None for error in ends) >= 19
 
 
+@pytest.mark.parametrize("spec", ["pac-a10", "u250"])
+def test_what_was_brought_while_another_run_hung_is_run_again(tmp_path: Path, spec: str) -> None:
+    with running(tmp_path, spec, "--timeout", "1", launch_us=100_000) as daemon, daemon.connect() as m:
+        assert right(add(m))
+        assert right(add(m, once=True))
+        daemon.rack.fault(0, "hang", count=1)
+        hung, next_ = add(m, once=True), add(m)
+        until(lambda: m.status()["boards"][0]["running"] == 2)
+        with pytest.raises(fpgahal.RunTimeoutError):
+            hung.result(20)
+        assert right(next_)
+        assert right(add(m, once=True))
+
+
 def test_a_run_that_fails(tmp_path: Path) -> None:
     with running(tmp_path) as daemon, daemon.connect() as m:
         assert right(add(m))

@@ -281,6 +281,39 @@ def test_a_request_that_is_sent_twice_runs_once(daemon: Daemon) -> None:
     os.close(fd)
 
 
+def test_packets_of_several_frames(daemon: Daemon) -> None:
+    """Whatever is in a packet, each frame gets its answer, or the connection ends."""
+    fd = memfd()
+    with Raw(daemon) as raw:
+        assert raw.register(1, fd, 4096) == wire.Ok()
+        frames = [wire.pack(vadd(), 101), wire.pack(vadd(n=2000), 102), wire.pack(wire.Status(), 103)]
+        frames += [wire.pack(vadd(), 104), wire.pack(wire.Cancel(), 104), wire.pack(vadd(n=8), 105)]
+        for _ in range(3):
+            raw.send(b"".join(frames))
+            answers: dict[int, wire.Frame] = {}
+            while len(answers) < 5:
+                answers |= dict(wire.parse(frame) for frame in packets.apart(raw.sock.recv(wire.MAX_FRAME)))
+            raw.refused(answers.pop(102), Code.RANGE)
+            assert isinstance(answers.pop(103), wire.Report)
+            assert all(isinstance(answer, wire.Done | Failed) for answer in answers.values())
+        many = b"".join(wire.pack(vadd(), tag) for tag in range(500))
+        for _ in range(2):
+            raw.send(many)
+            seen: list[int] = []
+            while len(seen) < 500:
+                for frame in packets.apart(raw.sock.recv(wire.MAX_FRAME)):
+                    tag, answer = wire.parse(frame)
+                    assert isinstance(answer, wire.Done)
+                    seen.append(tag)
+            assert sorted(seen) == list(range(500))
+        raw.send(wire.pack(vadd(), 1)[:-1] + wire.pack(vadd(), 2))
+        assert raw.closed()
+    with Raw(daemon) as raw:
+        raw.send(wire.pack(wire.Register(1, False, 4096), 1) + wire.pack(wire.Status(), 2), fd)
+        assert raw.closed()
+    os.close(fd)
+
+
 def test_a_deadline_beyond_all_clocks(daemon: Daemon) -> None:
     fd = memfd()
     with Raw(daemon) as raw, daemon.connect() as m:

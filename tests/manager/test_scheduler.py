@@ -357,3 +357,91 @@ def test_a_cordoned_board() -> None:
     assert scheduler.assign(0) == ([], [])
     scheduler.cordon("b0", False)
     assert len(scheduler.assign(1)[0]) == 1
+
+
+# --- more than one thing at a time --------------------------------------------------------------------------------
+
+
+class Together:
+    """What came together, as the node has it."""
+
+    def __init__(self, *sizes: int) -> None:
+        self.sizes = sizes
+
+    def parts(self) -> list[tuple[object, int, object]]:
+        return [((self, number), size, None) for number, size in enumerate(self.sizes)]
+
+
+def test_the_next_is_brought_while_a_long_one_runs() -> None:
+    scheduler = node(boards=2)
+    for board in scheduler.boards.values():
+        board.lanes = 2
+    for name in "ab":
+        scheduler.submit(request(name), 0)
+    first, _ = scheduler.assign(0)[0]
+    scheduler.done(first, 0.01, 1, 1.0)
+    for _ in range(4):
+        scheduler.submit(request("a", once=True), 2)
+    works = scheduler.assign(2)[0]
+    assert [work.board.name for work in (*first.board.works, *works)].count(first.board.name) == 2 + len(works)
+    assert not any(work.reload for work in first.board.works)
+    assert scheduler.cancel(first.board.works[0].requests[0].id) is None
+    running = list(first.board.works)
+    assert scheduler.failed(running[0], Trouble.HUNG, 1.0, 3) == [(running[0].requests[0], End.HUNG)]
+    stopped = running[1].requests[0]
+    assert scheduler.failed(running[1], Trouble.STOPPED, 0.0, 3) == [(stopped, End.LOST)]  # once, and perhaps begun
+    assert [work.board for work in scheduler.assign(3)[0]] == [first.board] * 2
+
+
+def test_short_ones_are_put_together_rather_than_brought_meanwhile() -> None:
+    scheduler = node()
+    scheduler.boards["b0"].lanes = 2
+    scheduler.submit(request("a", batch="k", most=10), 0)
+    (work,), _ = scheduler.assign(0)
+    scheduler.done(work, 1e-5, 1, 0.5)
+    for _ in range(3):
+        scheduler.submit(request("a", batch="k", most=10), 2)
+    assert len(scheduler.boards["b0"].works) == 1
+    assert scheduler.assign(2) == ([], [])
+    scheduler.done(scheduler.boards["b0"].works[0], 1e-5, 3)
+    (work,), _ = scheduler.assign(3)
+    assert len(work.requests) == 2
+
+
+def test_what_came_together_counts_as_many_and_fails_one_by_one() -> None:
+    scheduler = node(share=lambda user: Share(requests=5))
+    many = request("a", size=9, count=3, batch="k", most=20, job=Together(2, 3, 4))
+    scheduler.submit(many, 0)
+    assert (scheduler.live, scheduler.users["u"].live, scheduler.users["u"].waiting) == (3, 3, 3)
+    with pytest.raises(Refused):
+        scheduler.submit(request("a", size=9, count=3, job=Together(2, 3, 4)), 0)
+    (work,), _ = scheduler.assign(0)
+    assert scheduler.failed(work, Trouble.ERROR, 1.0, 1) == []
+    ended = []
+    for now in (2, 3, 4):
+        (work,), _ = scheduler.assign(now)
+        ended += scheduler.done(work, 0.1, now)
+    assert [(one.size, one.count, end) for one, end in ended] == [(size, 1, End.DONE) for size in (2, 3, 4)]
+    assert (scheduler.live, scheduler.users["u"].live, scheduler.users["u"].waiting) == (0, 0, 0)
+
+
+def test_what_is_run_at_once_is_charged() -> None:
+    scheduler = node(share=lambda user: Share(requests=2, rate=1.0 if user == "slow" else None))
+    scheduler.submit(request("a"), 0)
+    (work,), _ = scheduler.assign(0)
+    assert scheduler.take("a", "u", 1, 0) is None  # it is busy
+    scheduler.done(work, 0.1, 1, 1.0)
+    assert scheduler.take("b", "u", 1, 1) is None  # another image
+    assert scheduler.take("a", "u", 3, 1) is None  # more than this user may have
+    assert scheduler.take("a", "slow", 1, 1) is None  # who has a rate to keep to
+    board = scheduler.take("a", "v", 1, 1)
+    assert board is work.board
+    assert scheduler.take("a", "v", 1, 1) is None
+    assert scheduler.assign(1) == ([], [])
+    scheduler.give(board, "a", "v", 1, 0.5, 2)
+    assert (scheduler.users["v"].used, board.busy_seconds, board.idle) == (0.5, pytest.approx(0.6), True)
+    board = scheduler.take("a", "v", 1, 3)
+    assert board is not None
+    adopted = scheduler.adopt(board, one := request("a", "v"), 3)
+    assert scheduler.failed(adopted, Trouble.ERROR, 0.1, 4) == [(one, End.ERROR)]
+    assert scheduler.live == 0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 from hypothesis import settings
@@ -34,11 +35,11 @@ class Node(RuleBasedStateMachine):
         self.now = 0.0
         self.scheduler = Scheduler(lambda user: SHARES[str(user)], Settings())
         for number, images in enumerate(IMAGES):
-            self.scheduler.add(Board(f"b{number}", images, reload=1.0 + number))
+            self.scheduler.add(Board(f"b{number}", images, reload=1.0 + number, lanes=1 + number))
         self.accepted: dict[Any, Request] = {}
         self.ended: set[Any] = set()
         self.begun: dict[Any, int] = {}
-        self.running: dict[str, Work] = {}
+        self.running: dict[str, list[Work]] = defaultdict(list)
         self.down: set[str] = set()
 
     def end(self, *requests: Request) -> None:
@@ -59,11 +60,14 @@ class Node(RuleBasedStateMachine):
 
     def begin(self, work: Work) -> None:
         name = work.board.name
-        assert name not in self.running
+        others = self.running[name]
+        assert len(others) < work.board.lanes
+        assert all(one.image == work.image and not one.reload for one in others)
+        assert not (others and work.reload)
         assert name not in self.down
         assert not work.board.cordoned
         assert work.board.loaded == work.image
-        self.running[name] = work
+        others.append(work)
         assert len({(one.accelerator, one.batch) for one in work.requests}) == 1
         for one in work.requests:
             assert one.id not in self.ended
@@ -126,8 +130,11 @@ class Node(RuleBasedStateMachine):
         self.now += seconds
         self.take()
 
-    def finish(self, name: str, outcome: Outcome, trouble: Trouble | None) -> None:
-        work = self.running.pop(name)
+    def works(self) -> list[Work]:
+        return [work for works in self.running.values() for work in works]
+
+    def finish(self, work: Work, outcome: Outcome, trouble: Trouble | None) -> None:
+        self.running[work.board.name].remove(work)
         assert {one.id for one, _ in outcome} <= {one.id for one in work.requests}
         self.end(*(one for one, _ in outcome))
         for _, end in outcome:
@@ -142,20 +149,22 @@ class Node(RuleBasedStateMachine):
 
     @rule(data=st.data(), seconds=st.floats(0.0, 2.0))
     def done(self, data: Any, seconds: float) -> None:
-        if self.running:
-            name = data.draw(st.sampled_from(sorted(self.running)))
+        if self.works():
+            work = data.draw(st.sampled_from(self.works()))
             self.now += seconds
-            work = self.running[name]
-            self.finish(name, self.scheduler.done(work, seconds, self.now, 1.5 if work.reload else None), None)
+            self.finish(work, self.scheduler.done(work, seconds, self.now, 1.5 if work.reload else None), None)
 
     @rule(data=st.data(), trouble=st.sampled_from(Trouble), seconds=st.floats(0.0, 2.0))
     def failed(self, data: Any, trouble: Trouble, seconds: float) -> None:
-        if self.running:
-            name = data.draw(st.sampled_from(sorted(self.running)))
+        if self.works():
+            work = data.draw(st.sampled_from(self.works()))
             self.now += seconds
             if trouble is Trouble.BOARD:
-                self.down.add(name)
-            self.finish(name, self.scheduler.failed(self.running[name], trouble, seconds, self.now), trouble)
+                self.down.add(work.board.name)
+            self.finish(work, self.scheduler.failed(work, trouble, seconds, self.now), trouble)
+            while trouble in (Trouble.BOARD, Trouble.HUNG) and self.running[work.board.name]:  # it was reset
+                other = self.running[work.board.name][0]
+                self.finish(other, self.scheduler.failed(other, Trouble.STOPPED, 0.0, self.now), Trouble.STOPPED)
 
     @rule(data=st.data(), loaded=st.booleans())
     def back(self, data: Any, loaded: bool) -> None:
@@ -174,14 +183,14 @@ class Node(RuleBasedStateMachine):
     def nothing_is_forgotten(self) -> None:
         open_ = self.accepted.keys() - self.ended
         assert self.scheduler.live == len(open_)
-        running = {one.id for work in self.running.values() for one in work.requests}
+        running = {one.id for work in self.works() for one in work.requests}
         assert running <= open_
         waiting = open_ - running
         idle = [board for board in self.scheduler.boards.values() if board.idle]
         for id in waiting:  # nothing waits without a time when it is looked at again, or a board that will be free
             request = self.accepted[id]
             able = [board for board in idle if request.accelerator in board.images]
-            if able and not self.running:
+            if able and not self.works():
                 assert self.scheduler.wake < NEVER, f"{request} waits for ever"
 
     def teardown(self) -> None:
@@ -195,10 +204,10 @@ class Node(RuleBasedStateMachine):
         limit = self.now + 300.0
         while self.scheduler.live:
             assert self.now < limit, "somebody starves"
-            if self.running:
-                name, work = next(iter(self.running.items()))
+            if self.works():
+                work = self.works()[0]
                 self.now += 0.5
-                self.finish(name, self.scheduler.done(work, 0.5, self.now, 1.5 if work.reload else None), None)
+                self.finish(work, self.scheduler.done(work, 0.5, self.now, 1.5 if work.reload else None), None)
             else:
                 assert self.scheduler.wake < NEVER
                 self.now = max(self.now + 1e-6, self.scheduler.wake)

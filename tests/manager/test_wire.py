@@ -15,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fpgahal.manager import packets, wire
+from fpgahal.manager.spin import Spin
 
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.]{0,63}", fullmatch=True)
 u32, u64 = st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 64) - 1)
@@ -164,3 +165,46 @@ def test_too_long() -> None:
         wire.pack(wire.Report("x" * 65536))
     with pytest.raises(wire.ProtocolError, match="32"):
         wire.pack(wire.Submit("vadd", {f"a{n}": n for n in range(33)}))
+
+
+@given(st.binary(max_size=300))
+def test_quick_ways_take_what_the_slow_ones_take(data: bytes) -> None:
+    for packet in (data, packets.submit(data, 7), packets.submit(data, 7) + data, packets.submit(b"", 1) * 3):
+        found = packets.submits(packet)
+        if found is not None:
+            frames = list(packets.apart(packet))
+            assert [packets.submit(body, tag) for tag, body in found] == frames
+            assert [body for _, body in found] == [packets.body_of(frame) for frame in frames]
+    for packet in (data, packets.done([7], 0.0, 1.0)[0] + data):
+        answers = packets.dones(packet)
+        if answers is not None:
+            assert answers == [wire.parse(frame) for frame in packets.apart(packet)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 2047, 2048, 2049, 5000])
+def test_many_answers(count: int) -> None:
+    tags = list(range(1, count + 1))
+    found = packets.done(tags, 0.25, 0.5)
+    assert all(len(packet) <= wire.MAX_FRAME for packet in found)
+    answers = [answer for packet in found for answer in packets.dones(packet) or ()]
+    assert answers == [(tag, wire.Done(0.25, 0.5)) for tag in tags]
+    assert answers == [wire.parse(frame) for packet in found for frame in packets.apart(packet)]
+    assert packets.dones(found[0] + packets.submit(b"x" * 16, 1)) is None
+    assert packets.submits(found[0]) is None
+
+
+def test_spinning_is_given_up_where_it_does_not_pay() -> None:
+    calls = 0
+
+    def nothing(_timeout: int) -> None:
+        nonlocal calls
+        calls += 1
+
+    spin = Spin(0.0)
+    for _ in range(1000):
+        assert spin.look(nothing) is None
+    assert 10 < calls < 60
+    while spin.look(lambda _timeout: "it") is None:
+        calls += 1
+    assert calls < 200
+    assert all(spin.look(lambda timeout: timeout + 1) == 1 for _ in range(100))

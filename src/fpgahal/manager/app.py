@@ -20,10 +20,11 @@ from fpgahal.cli.output import Output
 from fpgahal.k8s.logs import log_json
 from fpgahal.manager.accelerators import catalogue
 from fpgahal.manager.client import default_socket
+from fpgahal.manager.limits import Limits
 from fpgahal.manager.notify import notify
 from fpgahal.manager.policy import Policy
 from fpgahal.manager.repository import read
-from fpgahal.manager.server import Limits, Server
+from fpgahal.manager.server import Server
 
 if TYPE_CHECKING:
     from fpgahal.manager.metrics import Endpoint

@@ -63,17 +63,21 @@ class Flight:
         To be held while a run goes on.
     generation : int
         The device's.
+    run : Run, optional
+        That goes on already; nobody else has the turn.
     """
 
     __slots__ = ("generation", "holds", "opened", "run", "since", "steps", "turn")
 
-    def __init__(self, opened: Opened, steps: Generator[tuple[Any, ...]], turn: Turn, generation: int) -> None:
+    def __init__(
+        self, opened: Opened, steps: Generator[tuple[Any, ...]], turn: Turn, generation: int, run: Run | None = None
+    ) -> None:
         self.opened = opened
         self.steps = steps
         self.turn = turn
         self.generation = generation
-        self.run: Run | None = None
-        self.holds = False  # its turn
+        self.run = run
+        self.holds = run is not None and turn.acquire()  # its turn
         self.since = clock()
 
     def go_on(self, patience: float) -> None:
@@ -213,17 +217,20 @@ class Worker:
             if opened is None or self._flights or self._dev is None or self._image != image:
                 return None
             since = clock()
-            flight = Flight(opened, opened.run(jobs, user), self._turns[accelerator], self._generation)
+            steps, run = opened.run(jobs, user), None
             try:
                 if self._dev.afu_id != image:
                     return None
-                flight.go_on(QUICK)
-            except RunTimeoutError:
+                for args in steps:
+                    run = opened.kernel.start(*args)
+                    run.wait(QUICK)
+                return Result(clock() - since)
+            except Exception as error:
+                flight = Flight(opened, steps, self._turns[accelerator], self._generation, run)
+                if run is None or not isinstance(error, RunTimeoutError):
+                    return self._failed(error, clock() - since, None, flight)
                 self._flights.append(flight)
                 return flight
-            except Exception as error:
-                return self._failed(error, clock() - since, None, flight)
-            return Result(clock() - since)
         finally:
             self._lock.release()
 

@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SOCKET = "FPGAHAL_MANAGER"  #: names the manager's socket
 _DESCRIBED = 256  # answers to Describe that are remembered
-_USUAL = 1024  # requests with the same arrays that are remembered
+_USUAL = 4096  # requests with the same arrays that are remembered
 _FILES = 64  # models read from files that are remembered
 
 # What an accelerator's arguments are made of, where their type does not say it.
@@ -56,9 +56,9 @@ class Constant:
 
 
 class _Usual:
-    """A request that was sent before, with the same arrays: what is sent is the same, too."""
+    """A request that was sent before, with the same arguments: what is sent is the same, too."""
 
-    __slots__ = ("_arrays", "_constants", "body", "outputs")
+    __slots__ = ("_arrays", "_rest", "body", "outputs")
 
     def __init__(self, body: bytes, outputs: tuple[str, ...], arguments: dict[str, Any]) -> None:
         self.body = body
@@ -68,7 +68,7 @@ class _Usual:
             for name, value in arguments.items()
             if type(value) is np.ndarray
         ]
-        self._constants = [value for value in arguments.values() if type(value) is Constant]
+        self._rest = [value for value in arguments.values() if type(value) is not np.ndarray]  # no others get their ids
 
     def fits(self, arguments: dict[str, Any]) -> bool:
         """Whether these are the same arrays: others may have taken their place in memory."""
@@ -79,20 +79,7 @@ class _Usual:
         return True
 
 
-def _identity(
-    accelerator: str, priority: int, deadline: float | None, once: bool, arguments: dict[str, Any]
-) -> tuple[Any, ...] | None:
-    """What tells requests apart, if all their arguments are shared arrays, constants and numbers."""
-    found: list[Any] = [accelerator, priority, deadline, once]
-    for name, value in arguments.items():
-        kind = type(value)
-        if kind is np.ndarray or kind is Constant:
-            found.append((name, id(value)))
-        elif kind is int or kind is float:
-            found.append((name, kind, value))
-        else:
-            return None
-    return tuple(found)
+_CONSTANT_TYPES = (Constant, int, float, str)  # of arguments that stay what they are
 
 
 def _in_words(arguments: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -245,23 +232,65 @@ class Client:
         ArgumentError, ArgumentRangeError, KernelNotFoundError, AccessError
             As soon as it is known; else :meth:`Request.result` raises it.
         """
+        body, keep, outputs = self._message(accelerator, priority, deadline, once, arguments)
+        tag, call = self._link.call(body, keep, once=once)
+        return Request(self, tag, call, outputs)
+
+    def submit_many(
+        self,
+        accelerator: str,
+        requests: Iterable[Mapping[str, Any]],
+        /,
+        *,
+        priority: int = 1,
+        deadline: float | None = None,
+        once: bool = False,
+        **common: Any,
+    ) -> list[Request]:
+        """Ask for many runs: as :meth:`submit` for each, but they travel together and may run together.
+
+        Parameters
+        ----------
+        accelerator : str
+        requests : iterable of mappings
+            The arguments of each.
+        priority, deadline, once
+            As for :meth:`submit`, of each.
+        **common
+            Arguments that all of them have.
+
+        Returns
+        -------
+        list of Request
+
+        Examples
+        --------
+        >>> m.submit_many("xgboost.predict", [{"x": x, "y": y} for x, y in places], model=model)  # doctest: +SKIP
+        """
+        messages = [self._message(accelerator, priority, deadline, once, {**common, **one}) for one in requests]
+        calls = self._link.requests([one[0] for one in messages], [one[1] for one in messages], once=once)
+        return [Request(self, *call, message[2]) for call, message in zip(calls, messages, strict=True)]
+
+    def _message(
+        self, accelerator: str, priority: int, deadline: float | None, once: bool, arguments: dict[str, Any]
+    ) -> tuple[bytes, Any, dict[str, npt.NDArray[Any]]]:
+        """What is sent for a request, what has to stay until its answer is there, and its outputs."""
         if accelerator in _JSON:
             arguments = _in_words(arguments, _JSON[accelerator])
-        key = _identity(accelerator, priority, deadline, once, arguments)
+        key = (accelerator, priority, deadline, once, *arguments, *map(id, arguments.values()))
+        usual = self._usual.get(key)
+        if usual is not None and usual.fits(arguments):
+            return usual.body, arguments, {name: arguments[name] for name in usual.outputs}
         with self._guard:
-            usual = None if key is None else self._usual.get(key)
-            if usual is None or not usual.fits(arguments):
-                return self._submit(accelerator, arguments, Submit(accelerator, {}, priority, 0, once), deadline, key)
-            tag, call = self._link.call(usual.body, tuple(arguments.values()), once=once)
-        return Request(self, tag, call, {name: arguments[name] for name in usual.outputs})
+            return self._new_message(Submit(accelerator, {}, priority, 0, once), deadline, arguments, key)
 
-    def _submit(
-        self, accelerator: str, arguments: dict[str, Any], request: Submit, deadline: float | None, key: Any
-    ) -> Request:
+    def _new_message(
+        self, request: Submit, deadline: float | None, arguments: dict[str, Any], key: tuple[Any, ...]
+    ) -> tuple[bytes, Any, dict[str, npt.NDArray[Any]]]:
         values, outputs = request.arguments, dict[str, npt.NDArray[Any]]()
         keep: list[Any] = []
         for name, value in arguments.items():
-            values[name] = self._value(accelerator, name, value, keep)
+            values[name] = self._value(request.name, name, value, keep)
         for spec in self._outputs(request):
             given = arguments.get(spec.name)
             if given is None:
@@ -274,13 +303,13 @@ class Client:
         if deadline is not None:
             request = request._replace(deadline=max(1, int(deadline * 1e6)))
         body = wire.submit_body(request)
-        tag, call = self._link.call(body, keep, once=request.once)
         given = {id(value) for value in arguments.values()}
-        if key is not None and all(id(one) in given for one in keep):  # nothing was copied, or made
+        copied = any(id(one) not in given for one in keep)  # or made
+        if not copied and all(type(one) is np.ndarray or type(one) in _CONSTANT_TYPES for one in arguments.values()):
             if len(self._usual) >= _USUAL:
                 self._usual.popitem(last=False)
             self._usual[key] = _Usual(body, tuple(outputs), arguments)
-        return Request(self, tag, call, outputs)
+        return body, keep, outputs
 
     def _value(self, accelerator: str, name: str, value: Any, keep: list[Any]) -> Value:
         if type(value) is np.ndarray:

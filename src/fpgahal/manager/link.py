@@ -14,7 +14,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from fpgahal import AccessError, ClosedError, DeviceLostError, FpgaError
 from fpgahal.manager import packets, wire
 from fpgahal.manager.arena import Segment
 from fpgahal.manager.errors import Answer, CancelledError, ManagerLostError, WaitTimeoutError, check, exception
+from fpgahal.manager.spin import Spin
 from fpgahal.manager.wire import Failed, Frame, Register, Release, Welcome
 
+_SPIN = 100e-6  # seconds that the one who waits for a single answer looks for it before sleeping
 _FIRST_PAUSE, _LAST_PAUSE = 0.005, 0.25  # seconds between attempts to connect
 
 
@@ -93,18 +95,17 @@ class Link:
         self._tag = 0
         self._generation = 0  # of the socket
         self._present = threading.Event()  # not away
+        self._reader = threading.Lock()  # who has it reads the socket
         self._changed = threading.Condition()  # guards what follows
-        self._reading = False
         self._others = 0  # threads that wait while another one reads
-        self._buffer = bytearray(wire.MAX_FRAME + 1)
+        self._spin = Spin(_SPIN)
         self._sock = self._connect(time.monotonic() + patience)
+        self._ready = _poll(self._sock)
         self._present.set()
 
     # --- sending --------------------------------------------------------------------------------------------------
 
-    def call(
-        self, frame: Frame | bytes, keep: Any = None, *, once: bool = False, segment: Segment | None = None
-    ) -> tuple[int, Call]:
+    def call(self, frame: Frame | bytes, keep: Any = None, *, once: bool = False) -> tuple[int, Call]:
         """Send a frame that wants an answer; bytes are the body of a request."""
         if self.closed or os.getpid() != self._pid:
             self._refuse()
@@ -113,13 +114,34 @@ class Link:
         with self._state:
             if self.closed:
                 self._refuse()
-            self._tag += 1
-            tag = self._tag
+            tag = self._tag = self._tag + 1
             data = packets.submit(frame, tag) if type(frame) is bytes else wire.pack(frame, tag)  # type: ignore[arg-type]
-            call = self._calls[tag] = Call(data, keep, once=once, segment=segment)
+            call = self._calls[tag] = Call(data, keep, once=once)
             sock, generation = self._sock, self._generation
-        self._send(call, sock, generation)
+        self._send(data, sock, generation)
         return tag, call
+
+    def requests(self, bodies: Sequence[bytes], keep: Sequence[Any], *, once: bool = False) -> list[tuple[int, Call]]:
+        """Send requests, many in a packet; like :meth:`call` for each."""
+        if self.closed or os.getpid() != self._pid:
+            self._refuse()
+        found: list[tuple[int, Call]] = []
+        while len(found) < len(bodies):
+            while (room := max(1, self.welcome.requests) - len(self._calls)) <= 0 and not self.closed:
+                self._make_room()
+            with self._state:
+                if self.closed:
+                    self._refuse()
+                data = []
+                for at in range(len(found), min(len(bodies), len(found) + max(1, room))):
+                    tag = self._tag = self._tag + 1
+                    data.append(packets.submit(bodies[at], tag))
+                    call = self._calls[tag] = Call(data[-1], keep[at], once=once)
+                    found.append((tag, call))
+                sock, generation = self._sock, self._generation
+            for packet in packets.together(data):
+                self._send(packet, sock, generation)
+        return found
 
     def cancel(self, tag: int) -> None:
         """Ask that a request is not run."""
@@ -129,16 +151,16 @@ class Link:
                 return
             call.cancelled = True
             sock, generation = self._sock, self._generation
-        self._send(Call(wire.pack(wire.Cancel(), tag)), sock, generation)
+        self._send(wire.pack(wire.Cancel(), tag), sock, generation)
 
-    def _send(self, call: Call, sock: socket.socket, generation: int) -> None:
-        """Send on this socket; if it is lost, all that has no answer is sent again on the next one."""
+    def _send(self, data: bytes, sock: socket.socket, generation: int, segment: Segment | None = None) -> None:
+        """Send on this socket, with a segment's file; if it is lost, what has no answer is sent again on the next."""
         while not self.away and not self.closed:
             try:
-                if call.segment is None:
-                    sock.send(call.data, wire.AT_ONCE)
+                if segment is None:
+                    sock.send(data, wire.AT_ONCE)
                 else:
-                    _send_file(sock, call.data, call.segment.fd)
+                    _send_file(sock, data, segment.fd)
                 return
             except BlockingIOError:  # the manager waits until we read
                 self._make_room()
@@ -149,10 +171,7 @@ class Link:
                 return
 
     def _make_room(self) -> None:
-        ready = select.poll()
-        with suppress(ValueError):  # it was closed meanwhile
-            ready.register(self._sock, select.POLLIN)
-        ready.poll(20)
+        _poll(self._sock).poll(20)
         self.pump()
 
     # --- answers ----------------------------------------------------------------------------------------------
@@ -164,79 +183,72 @@ class Link:
         ------
         WaitTimeoutError
         """
-        end = None if timeout is None else time.monotonic() + timeout
+        end, left = (None, None) if timeout is None else (time.monotonic() + timeout, max(0.0, timeout))
         while call.answer is None:
             if os.getpid() != self._pid:
                 self._refuse()
-            left = None if end is None else max(0.0, end - time.monotonic())
-            with self._changed:
-                if self._reading and left != 0.0:
-                    self._others += 1
-                    try:
-                        if call.answer is None:
-                            self._changed.wait(left)
-                    finally:
-                        self._others -= 1
-                    continue
-                mine = not self._reading
-                self._reading = True
-            if mine:
+            if self._reader.acquire(blocking=False):
                 try:
                     while call.answer is None and self._read(left):
                         if end is not None:
                             left = max(0.0, end - time.monotonic())
                 finally:
                     self._stop_reading()
-            if left == 0.0 and call.answer is None:
-                raise WaitTimeoutError(f"No answer after {timeout:g} s; the request is still under way.")
+            elif left != 0.0:
+                with self._changed:
+                    self._others += 1
+                    try:
+                        if call.answer is None and self._reader.locked():
+                            self._changed.wait(left)
+                    finally:
+                        self._others -= 1
+            if call.answer is None and end is not None:
+                if left == 0.0:
+                    raise WaitTimeoutError(f"No answer after {timeout:g} s; the request is still under way.")
+                left = max(0.0, end - time.monotonic())
         return call.answer
 
     def pump(self) -> None:
         """Take what answers are there; if another thread reads, leave them to it."""
-        with self._changed:
-            if self._reading:
-                return
-            self._reading = True
-        try:
-            while self._read(0.0):
-                pass
-        finally:
-            self._stop_reading()
+        if self._reader.acquire(blocking=False):
+            try:
+                while self._read(0.0):
+                    pass
+            finally:
+                self._stop_reading()
 
     def _stop_reading(self) -> None:
-        with self._changed:
-            self._reading = False
-            if self._others:
+        self._reader.release()
+        if self._others:  # who counts itself after this finds that nobody reads
+            with self._changed:
                 self._changed.notify_all()
 
     def _read(self, timeout: float | None) -> bool:
-        """Read one frame, or wait for a new connection; False if neither came in time."""
+        """Read one packet, or wait for a new connection; False if neither came in time."""
         generation, sock = self._generation, self._sock
         if self.closed:
             return False
         if self.away:
             return self._present.wait(timeout)
         try:
-            if timeout is not None and timeout > 0:
-                ready = select.poll()
-                ready.register(sock, select.POLLIN)
-                if not ready.poll(math.ceil(timeout * 1000)):
-                    return False
-            size = sock.recv_into(self._buffer, 0, wire.AT_ONCE if timeout is not None else 0)
+            there = None
+            if timeout != 0.0 and len(self._calls) == 1:
+                there = self._spin.look(self._ready.poll)
+            if timeout and not there and not self._ready.poll(math.ceil(timeout * 1000)):
+                return False
+            packet = sock.recv(wire.MAX_FRAME, wire.AT_ONCE if timeout is not None else 0)
         except BlockingIOError:
             return False
         except (OSError, ValueError):
-            size = 0
-        if size == 0:
+            packet = b""
+        if not packet:
             self._lost(generation)
             return True
-        packet = bytes(memoryview(self._buffer)[:size])
         for tag, frame in packets.dones(packet) or map(wire.parse, packets.apart(packet)):
-            if tag == 0 and isinstance(frame, Failed):  # what it says before it closes the connection
+            if tag == 0 and type(frame) is Failed:  # what it says before it closes the connection
                 self._fail(exception(frame))
                 return False
-            with self._state:
-                call = self._calls.pop(tag, None)
+            call = self._calls.pop(tag, None)
             if call is not None:
                 self._deliver(call, frame)
         return True
@@ -271,12 +283,22 @@ class Link:
         """
         self._segments[segment.handle] = segment
         frame = Register(segment.handle, segment.constant, segment.nbytes)
-        answer = self.wait(self.call(frame, segment=segment)[1])
+        answer = self.wait(self._call_with(frame, segment))
         try:
             check(answer)
         except FpgaError:
             del self._segments[segment.handle]
             raise
+
+    def _call_with(self, frame: Register, segment: Segment) -> Call:
+        with self._state:
+            if self.closed:
+                self._refuse()
+            tag = self._tag = self._tag + 1
+            call = self._calls[tag] = Call(wire.pack(frame, tag), segment=segment)
+            sock, generation = self._sock, self._generation
+        self._send(call.data, sock, generation, segment)
+        return call
 
     def release(self, segment: Segment) -> None:
         """Let the manager forget a buffer."""
@@ -350,7 +372,7 @@ class Link:
             self._fail(error if isinstance(error, FpgaError) else ManagerLostError(f"{self.path}: {error}."))
             return
         with self._state:
-            self._sock = sock
+            self._sock, self._ready = sock, _poll(sock)
             self._generation += 1
             generation = self._generation
             calls = list(self._calls.items())
@@ -369,7 +391,7 @@ class Link:
                 self._deliver(call, CancelledError("The request was cancelled."))
         for call in again:
             if generation == self._generation:
-                self._send(call, sock, generation)
+                self._send(call.data, sock, generation)
         for reconnected in tuple(self.reconnected):
             reconnected()
 
@@ -391,6 +413,13 @@ class Link:
                 self._sock.shutdown(socket.SHUT_RDWR)  # a thread that reads wakes up
         if os.getpid() == self._pid:
             self._sock.close()
+
+
+def _poll(sock: socket.socket) -> select.poll:
+    ready = select.poll()
+    with suppress(ValueError):  # it was closed meanwhile
+        ready.register(sock, select.POLLIN)
+    return ready
 
 
 def _send_file(sock: socket.socket, data: bytes, fd: int) -> None:

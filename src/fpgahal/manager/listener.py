@@ -7,9 +7,15 @@ import array
 import os
 import socket
 import stat
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from fpgahal import DeviceBusyError, FpgaError
+
+_PART = 0.02  # of the time
+_BACKLOG = 64  # clients that wait to be accepted; more of them would not be sooner
+_AT_FIRST = 0.05  # seconds, which some hundred clients take
 
 
 def files_of(control: list[tuple[int, int, bytes]]) -> list[int]:
@@ -19,6 +25,46 @@ def files_of(control: list[tuple[int, int, bytes]]) -> list[int]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return list(fds)
+
+
+def gone(sock: socket.socket) -> bool:
+    """Whether the other side has hung up, and has sent nothing before."""
+    try:
+        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+class Allowance:
+    """What strangers may take of the time of a thread: who connects, has not said hello yet, or talks nonsense.
+
+    Those who are there should not notice, so it is a fiftieth, but what the first few hundred take is free.  What is
+    done for them is done in ``with``.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = _AT_FIRST
+        self._seen = time.monotonic()
+        self._since = 0.0
+
+    def left(self) -> bool:
+        """Whether there is some left."""
+        now = time.monotonic()
+        self._seconds = min(_AT_FIRST, self._seconds + (now - self._seen) * _PART)
+        self._seen = now
+        return self._seconds > 0
+
+    def __enter__(self) -> None:
+        self._since = time.thread_time()
+
+    def __exit__(self, *error: object) -> None:
+        self.charge(time.thread_time() - self._since)
+
+    def charge(self, seconds: float) -> None:
+        """Take some."""
+        self._seconds -= seconds
 
 
 def listen(path: Path, mode: int) -> socket.socket:
@@ -49,11 +95,21 @@ def listen(path: Path, mode: int) -> socket.socket:
         finally:
             os.umask(mask)
         os.chmod(path, mode)
-        listener.listen(512)
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise FpgaError(f"{path}: can't listen there: {error.strerror}.", hint="Is there such a folder?") from error
     return listener
 
 
-__all__ = ["files_of", "listen"]
+def refuse(sock: socket.socket, why: bytes) -> None:
+    """Say why there will be no connection, and close it."""
+    with sock, suppress(OSError):
+        sock.shutdown(socket.SHUT_RD)  # and what came before is read: the answer would be lost in a reset
+        with suppress(BlockingIOError):
+            while sock.recv(1, socket.MSG_DONTWAIT):
+                pass
+        sock.send(why, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+__all__ = ["Allowance", "files_of", "gone", "listen", "refuse"]

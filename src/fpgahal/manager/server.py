@@ -16,8 +16,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -28,40 +27,27 @@ from fpgahal.manager.accelerators import Accelerator
 from fpgahal.manager.board import clock
 from fpgahal.manager.connection import Account, Connection, Peer, QuotaError
 from fpgahal.manager.cordons import Cordons
-from fpgahal.manager.listener import files_of, listen
+from fpgahal.manager.limits import Limits
+from fpgahal.manager.listener import Allowance, files_of, gone, listen, refuse
 from fpgahal.manager.memory import Array
 from fpgahal.manager.node import NEVER, Asked, Known, Node, failure
 from fpgahal.manager.policy import Policy
 from fpgahal.manager.report import fitting, report
 from fpgahal.manager.scheduler import Refusal, Refused, Settings, Share
+from fpgahal.manager.spin import Spin
 from fpgahal.manager.wire import Code, Failed, Frame, ProtocolError
 
 _FRAMES = 32  # of one client, before others are looked at
 _LONGEST = 3600.0  # seconds that epoll waits: a deadline may be beyond what it takes
-_ACCEPTS = 500.0  # new clients a second; who connects faster waits, because those that are there should not
-_AT_FIRST = 64.0  # new clients that may come at once
-_PAUSE = 0.02  # seconds between two looks at who waits
+_PAUSE = 0.02  # seconds between two looks at who wants to connect, if strangers have had their time
+_NONSENSE = 0.0001  # seconds, about, that it takes to hang up on somebody
 _PREPARING = 64  # requests of one client that may be prepared at a time
+_SLICE = 100e-6  # seconds of this thread that one client gets, before others are looked at
+_SPIN = 50e-6  # seconds that the next request is looked for before sleeping
 _READ = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 _CUT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 _FDS = socket.CMSG_SPACE(2 * 4)
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the server takes.
-
-    Attributes
-    ----------
-    connections : int
-        Of all users.
-    timeout : float
-        Seconds that one run may take.
-    """
-
-    connections: int = 2048
-    timeout: float = 10.0
 
 
 class Server:
@@ -107,10 +93,13 @@ class Server:
         self._slow: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._stopping = False
         self._buffer = bytearray(wire.MAX_FRAME + 1)
+        self._spin = Spin(_SPIN)
+        self._held: Asked | None = None  # until it is known whether more has come
+        self._alone = False  # nothing else has
+        self._answered = False  # a request, at once: who sent it may soon send another
         self._poked = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
-        self._welcome = _AT_FIRST  # new clients that may come now
-        self._welcome_at = clock()
+        self._strangers = Allowance()
         self._pause = NEVER  # when to look at new clients again
         self._complained = -NEVER
         self._complaints = 0
@@ -181,23 +170,25 @@ class Server:
         timeout = None if wake == NEVER else min(max(0.0, wake - clock()), _LONGEST)
         events = self._epoll.poll(0)
         busy = bool(events)
-        if not busy:
+        if not busy and self._answered:
+            events = self._spin.look(self._epoll.poll) or []
+        self._answered = False
+        if not events:
             events = self._epoll.poll(timeout)
+        self._alone = len(events) == 1
         new = False
         for fd, event in events:
             connection = self._by_fd.get(fd)
             if connection is not None:
                 if connection.death == fd or event & (select.EPOLLHUP | select.EPOLLERR):
-                    self._drop(connection, "it went away")
+                    with nullcontext() if connection.greeted else self._strangers:
+                        self._drop(connection, "it went away")
                     continue
                 if event & select.EPOLLOUT and connection.flush():
                     self._epoll.modify(fd, select.EPOLLIN)
                 if event & select.EPOLLIN:
-                    try:
-                        self._read(connection, busy)
-                    except Exception:  # a defect should not cost more than this connection
-                        _LOG.exception("a client's frames failed", extra={"client": connection.number})
-                        self._drop(connection, "a defect")
+                    with nullcontext() if connection.greeted else self._strangers:
+                        self._hear(connection, busy)
             elif fd == self._poked:
                 os.eventfd_read(self._poked)
                 while self._mail:
@@ -205,26 +196,38 @@ class Server:
             elif fd == self._listener.fileno():
                 new = True
         if new:  # now, because a number of a file that was closed above may come again
-            self._accept()
+            if self._strangers.left():
+                with self._strangers:
+                    self._accept()
+            else:
+                self._pause = clock() + _PAUSE
+                self._epoll.modify(self._listener, 0)
         self.node.step()
+
+    def _hear(self, connection: Connection, busy: bool) -> None:
+        try:
+            self._read(connection, busy)
+        except ProtocolError as error:
+            self._complain("protocol error", client=connection.number, uid=connection.user, error=str(error))
+            connection.reply((0, failure(error, Code.PROTOCOL)))
+            self._drop(connection, "protocol error")
+            self._strangers.charge(_NONSENSE)
+        except Exception:  # a defect should not cost more than this connection
+            _LOG.exception("a client's frames failed", extra={"client": connection.number})
+            self._drop(connection, "a defect")
 
     # --- connections --------------------------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        now = clock()
-        self._welcome = min(_AT_FIRST, self._welcome + (now - self._welcome_at) * _ACCEPTS)
-        self._welcome_at = now
-        if self._welcome < 1:
-            self._pause = now + _PAUSE
-            self._epoll.modify(self._listener, 0)
-            return
-        self._welcome -= 1
         try:
             sock, _address = self._listener.accept()
         except BlockingIOError:
             return
         except OSError as error:  # it went away meanwhile, or there are no file descriptors left
             self._complain("accept failed", error=str(error))
+            return
+        if gone(sock):
+            sock.close()
             return
         peer = Peer.of(sock)
         account = self._accounts.get(peer.uid)
@@ -233,7 +236,7 @@ class Server:
             account = self._accounts[peer.uid] = Account(grant, grant.share)
         account.grant, account.share = grant, grant.share
         if account.connections >= grant.connections or len(self._connections) >= self._most_connections:
-            self._refuse(sock)
+            refuse(sock, wire.pack(Failed(Code.QUOTA, "This user, or the manager, has too many connections.")))
             return
         self._numbers += 1
         number = self._numbers
@@ -243,15 +246,6 @@ class Server:
         if connection.death is not None:
             self._by_fd[connection.death] = connection
             self._epoll.register(connection.death, select.EPOLLIN)
-
-    def _refuse(self, sock: socket.socket) -> None:
-        refusal = Failed(Code.QUOTA, "This user, or the manager, has too many connections.")
-        with sock, suppress(OSError):
-            sock.shutdown(socket.SHUT_RD)  # and what came before is read: the refusal would be lost in a reset
-            with suppress(BlockingIOError):
-                while sock.recv(wire.MAX_FRAME, socket.MSG_DONTWAIT):
-                    pass
-            sock.send(wire.pack(refusal), wire.AT_ONCE)
 
     def _drop(self, connection: Connection, why: str) -> None:
         if self._connections.pop(connection.number, None) is None:
@@ -290,15 +284,16 @@ class Server:
     # --- frames -------------------------------------------------------------------------------------------------
 
     def _read(self, connection: Connection, busy: bool) -> None:
-        """Take what a client has sent; when there was nothing to do, its first request is answered before more."""
-        sock, buffer, self._reported = connection.sock, self._buffer, False
+        """Take what a client has sent; its request is run at once, if it is the only one (`busy`: look for more)."""
+        self._held, self._reported = None, False
+        end = clock() + _SLICE
         for _ in range(_FRAMES if busy else 1):
             if connection.closed or connection.behind or self._reported:
-                return
+                break
             try:
-                size, control, flags, _ = sock.recvmsg_into([buffer], _FDS, _READ)
+                size, control, flags, _ = connection.sock.recvmsg_into([self._buffer], _FDS, _READ)
             except BlockingIOError:
-                return
+                break
             except OSError:
                 self._drop(connection, "reading failed")
                 return
@@ -309,22 +304,26 @@ class Server:
             try:
                 if flags & _CUT:
                     raise ProtocolError("A packet that is too long, or brings too many files.")
-                self._take(connection, bytes(memoryview(buffer)[:size]), fds, not busy)
-            except ProtocolError as error:
-                self._complain("protocol error", client=connection.number, uid=connection.peer.uid, error=str(error))
-                connection.reply((0, failure(error, Code.PROTOCOL)))
-                self._drop(connection, "protocol error")
-                return
+                self._take(connection, bytes(memoryview(self._buffer)[:size]), fds)
             finally:
                 for fd in fds:
                     os.close(fd)
+            if clock() > end:
+                break
+        if self._held is not None:
+            self._submit(connection, self._held, now=self._alone)
+            self._answered = self._alone
 
-    def _take(self, connection: Connection, packet: bytes, fds: list[int], now: bool) -> None:
+    def _take(self, connection: Connection, packet: bytes, fds: list[int]) -> None:
         asked = connection.asked(packet) if not fds else None
+        if self._held is not None:  # it was not the only one
+            self._submit(connection, self._held, now=False)
+            self._held, self._alone = None, False
         if asked is not None:
-            now = now and len(asked) == 1
+            self._held = asked.pop()
             for one in asked:
-                self._submit(connection, one, now)
+                self._submit(connection, one, now=False)
+            self._alone = self._alone and not asked
             return
         for data in packets.apart(packet):
             if fds and len(data) != len(packet):
@@ -503,4 +502,4 @@ class Server:
             del work  # while this thread waits for the next, it holds nobody's memory
 
 
-__all__ = ["Limits", "Server"]
+__all__ = ["Server"]
