@@ -231,7 +231,21 @@ def test_what_a_client_asks_for_and_does_not_wait_for(m: manager.Client) -> None
     assert not any(one.any() for one in zeros)
 
 
+def test_two_clients_of_a_process_have_memory_of_their_own(m: manager.Client, daemon: Daemon) -> None:
+    """What belongs to one has a number at the manager that may be another array's at the other."""
+    with daemon.connect() as other:
+        mine, theirs = m.allocate(1000, "uint32"), other.allocate(1000, "uint32")
+        mine[:], theirs[:] = 1, 2
+        assert (m.submit("vadd", a=mine, b=theirs).result(20) == 3).all()
+        with pytest.raises(fpgahal.ArgumentError, match="allocate"):
+            m.submit("vadd", a=mine, b=mine, out=theirs)
+        assert (theirs == 2).all()
+        with pytest.raises(fpgahal.ArgumentError, match="another client"):
+            m.submit("xgboost.predict", model=other.constant(model()), x=rows(1))
+
+
 def test_a_fork(m: manager.Client) -> None:
+    numbers = [client["client"] for client in m.status()["clients"]]
     child = os.fork()
     if child == 0:
         try:
@@ -242,6 +256,7 @@ def test_a_fork(m: manager.Client) -> None:
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert m.submit("vadd", a=np.ones(1, "u4"), b=np.ones(1, "u4")).result(20)[0] == 2
+    assert [client["client"] for client in m.status()["clients"]] == numbers, "the child hung up for its parent"
 
 
 def test_closing(daemon: Daemon) -> None:

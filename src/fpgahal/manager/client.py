@@ -193,11 +193,13 @@ class Client:
         Requests that use such arrays copy nothing on their way to the manager.  The memory goes back when the array
         and all its views are gone.
         """
+        self._link.check()
         with self._guard:
             return self._arena.allocate(shape, dtype)
 
     def constant(self, value: Any) -> Constant:
         """Share bytes that never change, such as a model: of bytes, of a file, of an ``xgboost.Booster``."""
+        self._link.check()
         with self._guard:
             return Constant(self._arena.constant(content(value)))
 
@@ -281,6 +283,7 @@ class Client:
         usual = self._usual.get(key)
         if usual is not None and usual.fits(arguments):
             return usual.body, arguments, {name: arguments[name] for name in usual.outputs}
+        self._link.check()  # before anything is written: a forked child has the same memory
         with self._guard:
             return self._new_message(Submit(accelerator, {}, priority, 0, once), deadline, arguments, key)
 
@@ -329,7 +332,7 @@ class Client:
         if values.dtype not in wire.DTYPE_NUMBERS:
             raise ArgumentError(f"An array of {values.dtype} can't be sent; {', '.join(map(str, wire.DTYPES))} can.")
         found = shared(values)
-        if found is None:
+        if found is None or not self._link.knows(found[0]):
             copy = self._arena.allocate(values.shape, values.dtype)
             copy[...] = values
             values = copy
@@ -339,8 +342,10 @@ class Client:
         return Ref(found[0].handle, found[1], values.dtype, values.shape, values.nbytes)
 
     def _constant(self, constant: Constant, keep: list[Any]) -> Ref:
-        keep.append(constant)
         segment = constant.segment
+        if not self._link.knows(segment):
+            raise ArgumentError("This constant is another client's.", hint="Make it with constant() of this one.")
+        keep.append(constant)
         return Ref(segment.handle, 0, wire.DTYPES[1], (segment.nbytes,), segment.nbytes)
 
     def _remembered(self, value: Any) -> Constant:

@@ -105,10 +105,19 @@ class Link:
 
     # --- sending --------------------------------------------------------------------------------------------------
 
-    def call(self, frame: Frame | bytes, keep: Any = None, *, once: bool = False) -> tuple[int, Call]:
-        """Send a frame that wants an answer; bytes are the body of a request."""
+    def check(self) -> None:
+        """Refuse what a closed connection, or the child of a fork, can't do.
+
+        Raises
+        ------
+        ClosedError
+        """
         if self.closed or os.getpid() != self._pid:
             self._refuse()
+
+    def call(self, frame: Frame | bytes, keep: Any = None, *, once: bool = False) -> tuple[int, Call]:
+        """Send a frame that wants an answer; bytes are the body of a request."""
+        self.check()
         while len(self._calls) >= max(1, self.welcome.requests) and not self.closed:
             self._make_room()
         with self._state:
@@ -123,8 +132,7 @@ class Link:
 
     def requests(self, bodies: Sequence[bytes], keep: Sequence[Any], *, once: bool = False) -> list[tuple[int, Call]]:
         """Send requests, many in a packet; like :meth:`call` for each."""
-        if self.closed or os.getpid() != self._pid:
-            self._refuse()
+        self.check()
         found: list[tuple[int, Call]] = []
         while len(found) < len(bodies):
             while (room := max(1, self.welcome.requests) - len(self._calls)) <= 0 and not self.closed:
@@ -145,6 +153,8 @@ class Link:
 
     def cancel(self, tag: int) -> None:
         """Ask that a request is not run."""
+        if os.getpid() != self._pid:
+            self._refuse()
         with self._state:
             call = self._calls.get(tag)
             if call is None:
@@ -281,6 +291,7 @@ class Link:
         ------
         QuotaError, ArgumentRangeError
         """
+        self.check()
         self._segments[segment.handle] = segment
         frame = Register(segment.handle, segment.constant, segment.nbytes)
         answer = self.wait(self._call_with(frame, segment))
@@ -299,6 +310,10 @@ class Link:
             sock, generation = self._sock, self._generation
         self._send(call.data, sock, generation, segment)
         return call
+
+    def knows(self, segment: Segment) -> bool:
+        """Whether it is a buffer of this connection: others have the same handles."""
+        return self._segments.get(segment.handle) is segment
 
     def release(self, segment: Segment) -> None:
         """Let the manager forget a buffer."""
@@ -407,12 +422,14 @@ class Link:
 
     def close(self) -> None:
         """Hang up; requests that have no answer yet are not run if they have not begun."""
+        if os.getpid() != self._pid:  # the connection is the parent's; a lock may be held by a thread that is not here
+            self.closed = True
+            return
         if not self.closed:
             self._fail(CancelledError("The connection to the manager was closed."))
             with suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)  # a thread that reads wakes up
-        if os.getpid() == self._pid:
-            self._sock.close()
+        self._sock.close()
 
 
 def _poll(sock: socket.socket) -> select.poll:
