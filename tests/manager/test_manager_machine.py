@@ -37,7 +37,7 @@ def test_storm_over_a_manager() -> None:
             compete()
         while events["all"] < EVENTS:
             story = settings(
-                max_examples=STORIES,
+                max_examples=max(2, min(STORIES, (EVENTS - events["all"]) // STEPS)),
                 stateful_step_count=STEPS,
                 deadline=None,
                 database=None,
