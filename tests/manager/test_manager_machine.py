@@ -51,4 +51,4 @@ def test_storm_over_a_manager() -> None:
                 raise Storm.world.failure or error from None
             number += 1
         print(f"first seed {SEED}: {dict(events)}")
-        assert EVENTS < 200 or events["right"] > events["submitted"] // 10, "nothing came of it"
+        assert EVENTS < 200 or events["right"] >= EVENTS // 10, "nothing came of it"
