@@ -37,7 +37,7 @@ def test_storm_over_a_manager() -> None:
             compete()
         while events["all"] < EVENTS:
             story = settings(
-                max_examples=STORIES,
+                max_examples=max(2, min(STORIES, (EVENTS - events["all"]) // STEPS)),
                 stateful_step_count=STEPS,
                 deadline=None,
                 database=None,
@@ -51,4 +51,4 @@ def test_storm_over_a_manager() -> None:
                 raise Storm.world.failure or error from None
             number += 1
         print(f"first seed {SEED}: {dict(events)}")
-        assert EVENTS < 200 or events["right"] > events["submitted"] // 10, "nothing came of it"
+        assert EVENTS < 200 or events["right"] >= EVENTS // 10, "nothing came of it"

@@ -274,18 +274,22 @@ class Worker:
                 return _CHECK
             if self._dev is not None:
                 try:
-                    self._dev.afu_id  # noqa: B018 - asking is the point
-                    return _CHECK
+                    loaded = self._dev.afu_id
                 except FpgaError as error:
                     _LOG.warning("board lost", extra={"board": self.name, "error": str(error)})
                     self._give_up()
-                self._owner.lost(self)
-                return _CHECK
-            found = self._open()
-        if found and not self.board.up:
-            assert self._dev is not None
-            with suppress(FpgaError):
-                self._owner.found(self, self._dev.afu_id)
+                    self._owner.lost(self)
+                    return _CHECK
+            else:
+                if not self._open():
+                    return _CHECK
+                assert self._dev is not None
+                try:
+                    loaded = self._dev.afu_id
+                except FpgaError:
+                    return _CHECK
+        if not self.board.up:  # another thread may have opened it, before the owner was told that it was lost
+            self._owner.found(self, loaded)
         return _CHECK
 
     def _open(self) -> bool:
