@@ -20,13 +20,14 @@ HERE = Path(__file__).parent
 PEERS = {"FPGAHAL_EMU_XRT": "real", "FPGAHAL_EMU_OPAE": "real"}
 ACCELERATORS = ("test_xgboost.py", "test_xgboost_train.py", "test_pipeline.py")
 CLUSTER = ("test_plugin.py", "test_webhook.py")
+MANAGER = ("test_manager.py", "test_manager_grpc.py", "test_manager_killed.py", "test_manager_others.py")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--update", metavar="FILE", type=Path, help="write the tables between the marks of this file")
     options, pytest_args = parser.parse_known_args()
-    parts = (*ACCELERATORS, *CLUSTER, "test_peers.py")
+    parts = (*ACCELERATORS, *CLUSTER, *MANAGER, "test_peers.py")
     others = [word for name in parts for word in ("--ignore", str(HERE / name))]
     worst = 0
     for mark, make, arguments, variables in (
@@ -34,6 +35,7 @@ def main() -> int:
         ("peers", peer_table, [str(HERE / "test_peers.py"), "-rs"], PEERS),
         ("accelerators", accelerator_table, [*(str(HERE / name) for name in ACCELERATORS), "-rs"], {}),
         ("cluster", cluster_table, [str(HERE / name) for name in CLUSTER], {}),
+        ("manager", manager_table, [str(HERE / name) for name in MANAGER], {}),
     ):
         status, rows = measure([*arguments, *pytest_args], variables)
         worst = worst or status
@@ -97,11 +99,18 @@ def cluster_table(rows: list[dict[str, Any]]) -> str:
     """Markdown: what a node and a cluster notice of fpgahal, and what of it is not ours."""
     lines = ["| what | measured | goal |", "|---|---:|---|"]
     for row in rows:
-        if "baseline" in row:
+        if row["baseline"] is not None:
             lines.append(f"| {row['against']} | {human(row['baseline'])} |  |")
         else:
             lines.append(f"| {row['what']} | {human(row['ours']) if row['ours'] else ''} | {row['goal']} |")
     return "\n".join([*lines, "", f"Machine: {machine()}, Python {platform.python_version()}.  EMULATED boards."])
+
+
+def manager_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: what sharing boards costs, and what it brings."""
+    return rows_against(rows, "times faster", lambda row: f"{row['baseline'] / row['ours']:.2f}x") + (
+        "  EMULATED boards.  Interleaved runs, medians where nothing else is said."
+    )
 
 
 def peer_table(rows: list[dict[str, Any]]) -> str:
