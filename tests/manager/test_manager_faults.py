@@ -318,12 +318,14 @@ def test_a_board_that_is_used_by_somebody_else_at_first(tmp_path: Path) -> None:
         assert daemon.stop() == 0
 
 
-@pytest.mark.xfail(reason="the boards of a manager are those that answer when it starts")
-def test_a_board_that_is_away_when_the_manager_starts_is_used_when_it_comes(tmp_path: Path) -> None:
-    with running(tmp_path, "pac-a10:2") as daemon:
+@pytest.mark.parametrize("named", [False, True])
+def test_a_board_that_is_away_when_the_manager_starts_is_used_when_it_comes(tmp_path: Path, named: bool) -> None:
+    with fpgahal.emu.rack("pac-a10:2") as rack:
+        names = [info.address for info in rack.devices()] if named else []
+    with running(tmp_path, "pac-a10:2", *names) as daemon:
         daemon.kill()
         daemon.rack.fault(1, "vanish")
         daemon.start()
         daemon.rack.clear(1)
         with daemon.connect() as m:
-            until(lambda: [board["up"] for board in m.status()["boards"]] == [True, True], 5.0)
+            until(lambda: [board["up"] for board in m.status()["boards"]] == [True, True])

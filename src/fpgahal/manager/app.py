@@ -9,6 +9,8 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from fpgahal.cli.app import OK, Parser, common_options, run
 from fpgahal.cli.output import Output
 from fpgahal.k8s.logs import log_json
 from fpgahal.manager.accelerators import catalogue
+from fpgahal.manager.arrivals import Arrivals
 from fpgahal.manager.client import default_socket
 from fpgahal.manager.limits import Limits
 from fpgahal.manager.notify import notify
@@ -81,8 +84,10 @@ def build_parser() -> Parser:
 def serve(args: argparse.Namespace, out: Output) -> int:
     """Run the manager."""
     policy = Policy.load(args.policy) if args.policy is not None else Policy()
-    devices = [fpgahal.find(name) for name in args.boards] or fpgahal.devices()
+    devices = _seek(args.boards)
     if not devices:
+        for name in args.boards:
+            fpgahal.find(name)  # says what is wrong
         raise DeviceNotFoundError(
             "There is no board to manage.", hint="`fpgahal doctor` says what is missing; --emulate makes some."
         )
@@ -95,7 +100,7 @@ def serve(args: argparse.Namespace, out: Output) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # each buffer of a client takes one
     sys.setswitchinterval(_SWITCH)
     server = Server(path, devices, offered, policy, mode=args.mode, limits=Limits(timeout=args.timeout))
-
+    arrivals = Arrivals(partial(_seek, args.boards), lambda: server.node.boards, server.add)
     endpoint = _endpoint(args.metrics, server, devices) if args.metrics is not None else None
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -115,9 +120,21 @@ def serve(args: argparse.Namespace, out: Output) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     server.run(ready)
+    arrivals.stop()
     if endpoint is not None:
         endpoint.close()
     return OK
+
+
+def _seek(names: Sequence[str]) -> list[DeviceInfo]:
+    """The boards that are there, of those that were named."""
+    if not names:
+        return fpgahal.devices()
+    found = []
+    for name in names:
+        with suppress(DeviceNotFoundError):
+            found.append(fpgahal.find(name))
+    return found
 
 
 def _endpoint(address: tuple[str, int], server: Server, devices: list[DeviceInfo]) -> Endpoint:

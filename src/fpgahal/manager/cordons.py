@@ -36,7 +36,11 @@ class Cordons:
         except (OSError, ValueError, KeyError, AttributeError) as error:
             _LOG.error("which boards were cordoned is not known", extra={"file": str(path), "error": str(error)})
         for board in node.boards:
-            node.want(board, self._wanted.get(board, Verb.UNCORDON))
+            self.apply(board)
+
+    def apply(self, board: str) -> None:
+        """Have the node do what is wanted of a board that it did not have before."""
+        self._node.want(board, self._wanted.get(board, Verb.UNCORDON))
 
     def want(self, verb: Verb, board: str, administrator: bool, **who: object) -> None:
         """Do what somebody wants of a board, or of all of them if it is none.

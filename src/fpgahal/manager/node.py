@@ -177,6 +177,7 @@ class Node:
         self._begun: list[Work] = []  # by submit, for step
         self._lock = threading.Lock()
         self._scheduler = Scheduler(share, settings)
+        self._timeout = timeout
         self._workers = {info.address: Worker(info, catalogue, self, timeout) for info in devices}
 
     def start(self) -> None:
@@ -185,6 +186,11 @@ class Node:
             worker.start()
         for worker in self._workers.values():
             worker.tried(_OPENING)
+
+    def add(self, info: DeviceInfo) -> None:
+        """Use one more board; in the thread that reads from clients."""
+        worker = self._workers[info.address] = Worker(info, self.catalogue, self, self._timeout)
+        worker.start()
 
     def stop(self) -> None:
         """Close the boards; what runs ends first."""

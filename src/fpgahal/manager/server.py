@@ -151,6 +151,17 @@ class Server:
         self._epoll.close()
         os.close(self._poked)
 
+    def add(self, info: DeviceInfo) -> None:
+        """Use one more board; any thread may say so, more than once."""
+
+        def add() -> None:
+            if info.address not in self.node.boards:
+                _LOG.info("board found", extra={"board": info.address})
+                self.node.add(info)
+                self._cordons.apply(info.address)
+
+        self.call(add)
+
     def call(self, work: Callable[[], None]) -> None:
         """Have something done in the thread that reads from clients; any thread may ask."""
         self._mail.append(work)
