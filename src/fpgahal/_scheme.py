@@ -8,15 +8,16 @@ rest of the library meets the owner of the boards as it meets a vendor's library
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fpgahal._bitstream import Bitstream
 from fpgahal._contract import KernelContract
 from fpgahal._errors import DeviceNotFoundError, FpgaError, LibraryError, UnsupportedError
 from fpgahal._types import DeviceInfo, KernelInfo
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 GROUP = "fpgahal.schemes"
 

@@ -227,7 +227,10 @@ def test_what_was_brought_while_another_run_hung_is_run_again(tmp_path: Path, sp
         assert right(add(m))
         assert right(add(m, once=True))
         daemon.rack.fault(0, "hang", count=1)
-        hung, next_ = add(m, once=True), add(m)
+        hung = add(m, once=True)
+        until(lambda: m.status()["boards"][0]["running"] == 1)
+        time.sleep(0.1)  # it has the board: two that come together may change places
+        next_ = add(m)
         until(lambda: m.status()["boards"][0]["running"] == 2)
         with pytest.raises(fpgahal.RunTimeoutError):
             hung.result(20)

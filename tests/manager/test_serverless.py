@@ -481,8 +481,8 @@ def test_readme(tmp_path: Path) -> None:
     assert block
     script = block[1]
     for written, here in {
-        "fpgahal-manager": f"{sys.executable} -m fpgahal.manager.app",
         "python ": f"{sys.executable} ",
+        "fpgahal-manager": f"{sys.executable} -m fpgahal.manager.app",
         ":9000": f":{(s3 := free_port())}",
         "-p 9000": f"-p {s3}",
         ":8080": f":{free_port()}",
