@@ -84,18 +84,21 @@ def listen(path: Path, mode: int) -> socket.socket:
             try:
                 probe.connect(str(path))
             except ConnectionRefusedError:
-                path.unlink()
+                pass  # it is replaced
             else:
                 raise DeviceBusyError(f"Another manager serves {path}.", hint="Stop it, or name another path.")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    new = path.with_name(f"{path.name}~")
     try:
+        new.unlink(missing_ok=True)
         mask = os.umask(0o777)  # nobody gets in before the mode is set
         try:
-            listener.bind(str(path))
+            listener.bind(str(new))
         finally:
             os.umask(mask)
-        os.chmod(path, mode)
+        os.chmod(new, mode)
         listener.listen(_BACKLOG)
+        new.rename(path)  # who looks for a manager finds one that answers, or none: not one that refuses for a moment
     except OSError as error:
         listener.close()
         raise FpgaError(f"{path}: can't listen there: {error.strerror}.", hint="Is there such a folder?") from error
