@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import harness
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -112,14 +113,8 @@ def book() -> Iterator[Book]:
 @pytest.fixture(scope="module")
 def undisturbed() -> Iterator[None]:
     """Go before the machine's other users, where that is allowed: a queue for the processor is not the server's."""
-    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    except PermissionError:
+    with harness.undisturbed():
         yield
-        return
-    yield
-    os.sched_setscheduler(0, policy, priority)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ others, what keeping images gives, how soon a killed client is gone."""
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import statistics
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import harness
 import numpy as np
 import pytest
 from conftest import Book
@@ -35,14 +35,8 @@ ROUNDS, CALLS = 6, 500
 @pytest.fixture
 def undisturbed() -> Iterator[None]:
     """Go before the machine's other users."""
-    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    except PermissionError:
+    with harness.undisturbed():
         yield
-        return
-    yield
-    os.sched_setscheduler(0, policy, priority)
 
 
 @pytest.fixture

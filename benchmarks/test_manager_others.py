@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Book
+from harness import undisturbed
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "manager"))
 
@@ -30,18 +31,16 @@ ANOTHER = 4001 if os.geteuid() == 0 else 0  # the attacker's user
 @pytest.fixture
 def processors() -> Iterator[set[int]]:
     """Leave one processor to the manager and the good client, who go first there; give the others to the attacker."""
-    policy, priority, all_of_them = os.sched_getscheduler(0), os.sched_getparam(0), os.sched_getaffinity(0)
+    all_of_them = os.sched_getaffinity(0)
     if len(all_of_them) < 2:
         pytest.skip("one processor: who is slow is not the manager's choice")
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    except PermissionError:
-        pytest.skip("going first needs CAP_SYS_NICE")
     ours = max(all_of_them)
-    os.sched_setaffinity(0, {ours})
-    yield all_of_them - {ours}
-    os.sched_setaffinity(0, all_of_them)
-    os.sched_setscheduler(0, policy, priority)
+    with undisturbed() as first:
+        if not first:
+            pytest.skip("going first needs CAP_SYS_NICE")
+        os.sched_setaffinity(0, {ours})
+        yield all_of_them - {ours}
+        os.sched_setaffinity(0, all_of_them)
 
 
 def percentile(m: manager.Client, arrays: list[np.ndarray]) -> float:

@@ -45,6 +45,14 @@ def common_options() -> argparse.ArgumentParser:
     return options
 
 
+def seconds(text: str) -> float:
+    """Read an option that is a time: more than nothing, an hour at most."""
+    found = float(text)
+    if not 0 < found <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 3600 seconds")
+    return found
+
+
 def run(prog: str, parse: Callable[[Sequence[str]], argparse.Namespace], argv: Sequence[str] | None) -> int:
     """Parse, run the command that `parse` left in ``args.run``, and turn what it raises into text and a code."""
     argv = sys.argv[1:] if argv is None else argv

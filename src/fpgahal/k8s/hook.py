@@ -25,7 +25,7 @@ from typing import Any
 
 import fpgahal
 from fpgahal import DeviceInfo, DeviceNotFoundError, DeviceStateError, FpgaError, HealthStatus
-from fpgahal.cli.app import OK, Parser, run
+from fpgahal.cli.app import OK, Parser, run, seconds
 from fpgahal.cli.output import Output
 from fpgahal.k8s import wanted
 from fpgahal.k8s.wanted import Wish
@@ -294,7 +294,7 @@ def build_parser() -> Parser:
     parser.add_argument("--store", metavar="DIR", help="image store (default /srv/intel.com/fpga)")
     parser.add_argument("--rack", metavar="DIR", help="boards are those of this EMULATED rack")
     parser.add_argument(
-        "--timeout", type=_seconds, default=30.0, metavar="S", help="refuse after S seconds (default 30)"
+        "--timeout", type=seconds, default=30.0, metavar="S", help="refuse after S seconds (default 30)"
     )
     parser.add_argument(
         "--intel-annotation",
@@ -353,13 +353,6 @@ def boards(rack: str | None) -> list[DeviceInfo]:
 
 def _late(number: int, frame: FrameType | None) -> None:
     raise HookTimeoutError("The hook took longer than its --timeout; the container is refused.")
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 3600 seconds")
-    return seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import fpgahal
 from fpgahal import DeviceInfo, DeviceNotFoundError, FpgaError
-from fpgahal.cli.app import OK, Parser, common_options, run
+from fpgahal.cli.app import OK, Parser, common_options, run, seconds
 from fpgahal.cli.output import Output
 from fpgahal.k8s.logs import log_json
 from fpgahal.manager.accelerators import catalogue
@@ -57,7 +57,7 @@ def build_parser() -> Parser:
     parser.add_argument("--policy", type=Path, metavar="FILE", help="who may use what (TOML)")
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         default=10.0,
         metavar="S",
         help="that a run may take at most (default 10)",
@@ -159,13 +159,6 @@ def _mode(text: str) -> int:
     if mode & ~0o666:
         raise argparse.ArgumentTypeError(f"{text} is no mode of a socket, like 660")
     return mode
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 3600 seconds")
-    return seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
