@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # cython: language_level=3
 """What a port of an Intel board is, whoever opens it: one AFU behind registers, and host memory that it reaches."""
-import uuid
-
 from fpgahal._errors import DeviceLostError, DeviceStateError
 from fpgahal._register_kernel import known_kernels, open_register_kernel
+from fpgahal._session import id_of
 from fpgahal._types import BankInfo
 
 cdef extern from *:
@@ -44,7 +43,7 @@ cdef class PortSession(Session):
         if low == ALL_ONES and high == ALL_ONES:
             raise DeviceLostError(f"{self.info.address} does not answer: all its registers read as ones.",
                                   hint="`fpgahal list` shows the devices that answer now.")
-        return uuid.UUID(int=<object>high << 64 | low)
+        return id_of(<object>high << 64 | low)
 
     def banks(self):
         return (BankInfo(0, "host", "host", 0, 1 << 30),)

@@ -5,6 +5,8 @@ from fpgahal._bitstream import Bitstream
 from fpgahal._contract import KernelContract, RegisterContract
 from fpgahal._types import BankInfo, DeviceInfo, KernelInfo
 
+def id_of(number: int) -> uuid.UUID: ...
+
 class Session:
     @property
     def info(self) -> DeviceInfo: ...

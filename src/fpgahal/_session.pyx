@@ -11,6 +11,8 @@ import os
 import threading
 import weakref
 from contextlib import nullcontext
+from functools import lru_cache
+from uuid import UUID
 
 from fpgahal._errors import ClosedError, UnsupportedError
 
@@ -159,6 +161,12 @@ cdef class KernelSession:
     def close(self):
         """Let go of the kernel; every run was closed before."""
         self.closed = True
+
+
+@lru_cache(64)
+def id_of(number):
+    """The UUID of this number: boards are asked for their few ids before each run."""
+    return UUID(int=number)
 
 
 cdef refuse(Session session):

@@ -22,14 +22,13 @@ from fpgahal._xrt_library cimport (
 )
 from fpgahal._use cimport begin_use, breathe, end_use, in_use
 
-import uuid
-
 from fpgahal._contract import KernelContract
 from fpgahal._errors import (
     ArgumentError, ArgumentRangeError, ClosedError, DeviceLostError, DeviceMemoryError, DeviceStateError,
     KernelNotFoundError, ProgramError, RunError, UnsupportedError,
 )
 from fpgahal._lock import OpenLock
+from fpgahal._session import id_of
 from fpgahal._xrt_library import driver_file, library  # no-cython-lint: for those who ask the driver
 
 cdef int MAX_ARGS = 64
@@ -188,7 +187,7 @@ cdef class XrtSession(Session):
             if isinstance(error, DeviceLostError):
                 raise error
             return None  # nothing loaded, or its last load failed
-        value = uuid.UUID(bytes=(<char *>raw)[:16])
+        value = id_of(int.from_bytes((<char *>raw)[:16], "big"))
         return value if value.int else None
 
     def program(self, bitstream, force):

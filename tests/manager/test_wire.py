@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import select
+import socket
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fpgahal.manager import packets, wire
+from fpgahal.manager import packets, soon, wire
 from fpgahal.manager.spin import Spin
 
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.]{0,63}", fullmatch=True)
@@ -193,18 +197,74 @@ def test_many_answers(count: int) -> None:
     assert packets.submits(found[0]) is None
 
 
-def test_spinning_is_given_up_where_it_does_not_pay() -> None:
-    calls = 0
+def test_spinning_is_given_up_where_it_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0, 1})
+    spun = 0
 
-    def nothing(_timeout: int) -> None:
-        nonlocal calls
-        calls += 1
+    def nothing(_fd: int, seconds: float) -> None:
+        nonlocal spun
+        spun += seconds > 0
 
-    spin = Spin(0.0)
+    def something(_fd: int, seconds: float) -> str:
+        nonlocal spun
+        spun += seconds > 0
+        return "it"
+
+    spin = Spin(1e-6)
     for _ in range(1000):
-        assert spin.look(nothing) is None
-    assert 10 < calls < 60
-    while spin.look(lambda _timeout: "it") is None:
-        calls += 1
-    assert calls < 200
-    assert all(spin.look(lambda timeout: timeout + 1) == 1 for _ in range(100))
+        assert spin.look(nothing, 0) is None
+    assert 10 < spun < 60
+    for _ in range(200):
+        assert spin.look(something, 0) == "it"
+    spun = 0
+    for _ in range(100):
+        spin.look(something, 0)
+    assert spun == 100  # again, since it pays
+
+
+def test_nobody_spins_on_the_only_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0})
+    assert Spin(1.0).look(lambda _fd, seconds: seconds, 0) == 0.0
+
+
+def test_packets_and_events_that_come_soon() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, select.epoll() as epoll:
+        epoll.register(ours, select.EPOLLIN)
+        assert soon.packet(ours.fileno(), 0.0) is None
+        assert soon.packet_and_files(ours.fileno()) == (None, [], False)
+        assert soon.events(epoll.fileno(), 0.001) == []
+        sender = threading.Timer(0.02, theirs.send, (b"hello",))
+        sender.start()
+        assert soon.packet(ours.fileno(), 20.0) == b"hello"
+        theirs.send(b"again")
+        assert soon.events(epoll.fileno(), 0.0) == [(ours.fileno(), select.EPOLLIN)]
+        assert soon.packet_and_files(ours.fileno()) == (b"again", [], False)
+        theirs.close()
+        assert soon.packet(ours.fileno(), 0.0) == b""
+        assert soon.packet_and_files(ours.fileno()) == (b"", [], False)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        soon.packet(-1, 0.0)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        soon.packet_and_files(-1)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        soon.events(-1, 1.0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_files_that_come_with_a_packet(count: int) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    before = set(os.listdir("/proc/self/fd"))
+    with ours, theirs:
+        socket.send_fds(theirs, [b"x"], [0] * count)
+        data, files, cut = soon.packet_and_files(ours.fileno())
+        assert (data, len(files), cut) == (b"x", min(count, 2), count > 2)
+        for fd in files:
+            assert os.fstat(fd).st_ino == os.fstat(0).st_ino
+            assert not os.get_inheritable(fd)
+            os.close(fd)
+        assert set(os.listdir("/proc/self/fd")) == before  # nobody has the others
+        theirs.send(b"y" * wire.MAX_FRAME)
+        assert soon.packet_and_files(ours.fileno()) == (b"y" * wire.MAX_FRAME, [], False)
+        theirs.send(b"z" * (wire.MAX_FRAME + 1))
+        assert soon.packet_and_files(ours.fileno()) == (b"z" * wire.MAX_FRAME, [], True)

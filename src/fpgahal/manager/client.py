@@ -96,6 +96,8 @@ def _in_words(arguments: dict[str, Any], names: tuple[str, ...]) -> dict[str, An
 class Request:
     """A request that was sent.  ``request.result()`` waits for it, and so does ``await request``."""
 
+    __slots__ = ("__weakref__", "_call", "_client", "_outputs", "_tag")
+
     def __init__(self, client: Client, tag: int, call: Call, outputs: dict[str, npt.NDArray[Any]]) -> None:
         self._client = client
         self._tag = tag

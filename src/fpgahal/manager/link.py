@@ -20,14 +20,24 @@ from pathlib import Path
 from typing import Any
 
 from fpgahal import AccessError, ClosedError, DeviceLostError, FpgaError
-from fpgahal.manager import packets, wire
+from fpgahal.manager import packets, soon, wire
 from fpgahal.manager.arena import Segment
 from fpgahal.manager.errors import Answer, CancelledError, ManagerLostError, WaitTimeoutError, check, exception
 from fpgahal.manager.spin import Spin
 from fpgahal.manager.wire import Failed, Frame, Register, Release, Welcome
 
-_SPIN = 100e-6  # seconds that the one who waits for a single answer looks for it before sleeping
+_SPIN = 500e-6  # seconds that the one who waits for a single answer looks for it before sleeping
 _FIRST_PAUSE, _LAST_PAUSE = 0.005, 0.25  # seconds between attempts to connect
+
+_family = object()  # another one in the child of a fork: to ask for the process's id takes a system call
+
+
+def _after_fork_in_child() -> None:
+    global _family
+    _family = object()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class Call:
@@ -88,7 +98,7 @@ class Link:
         self.reconnected: list[Callable[[], None]] = []
         self._patience = patience
         self._greeted = False
-        self._pid = os.getpid()
+        self._family = _family
         self._segments: dict[int, Segment] = {}
         self._state = threading.Lock()  # guards what follows
         self._calls: dict[int, Call] = {}  # by tag, in the order in which they were sent
@@ -112,7 +122,7 @@ class Link:
         ------
         ClosedError
         """
-        if self.closed or os.getpid() != self._pid:
+        if self.closed or self._family is not _family:
             self._refuse()
 
     def call(self, frame: Frame | bytes, keep: Any = None, *, once: bool = False) -> tuple[int, Call]:
@@ -153,7 +163,7 @@ class Link:
 
     def cancel(self, tag: int) -> None:
         """Ask that a request is not run."""
-        if os.getpid() != self._pid:
+        if self._family is not _family:
             self._refuse()
         with self._state:
             call = self._calls.get(tag)
@@ -195,7 +205,7 @@ class Link:
         """
         end, left = (None, None) if timeout is None else (time.monotonic() + timeout, max(0.0, timeout))
         while call.answer is None:
-            if os.getpid() != self._pid:
+            if self._family is not _family:
                 self._refuse()
             if self._reader.acquire(blocking=False):
                 try:
@@ -241,16 +251,19 @@ class Link:
         if self.away:
             return self._present.wait(timeout)
         try:
-            there = None
-            if timeout != 0.0 and len(self._calls) == 1:
-                there = self._spin.look(self._ready.poll)
-            if timeout and not there and not self._ready.poll(math.ceil(timeout * 1000)):
-                return False
-            packet = sock.recv(wire.MAX_FRAME, wire.AT_ONCE if timeout is not None else 0)
-        except BlockingIOError:
-            return False
+            packet = None
+            if timeout == 0.0:
+                packet = soon.packet(sock.fileno(), 0.0)
+            elif len(self._calls) == 1:
+                packet = self._spin.look(soon.packet, sock.fileno())
+            if packet is None and timeout is None:
+                packet = sock.recv(wire.MAX_FRAME)
+            elif packet is None and timeout and self._ready.poll(math.ceil(timeout * 1000)):
+                packet = soon.packet(sock.fileno(), 0.0)
         except (OSError, ValueError):
             packet = b""
+        if packet is None:
+            return False
         if not packet:
             self._lost(generation)
             return True
@@ -411,7 +424,7 @@ class Link:
             reconnected()
 
     def _refuse(self) -> None:
-        if os.getpid() != self._pid:
+        if self._family is not _family:
             raise ClosedError("This connection belongs to the parent process.", hint="Connect again in the child.")
         raise ClosedError("The connection to the manager was closed.", hint="Connect again.")
 
@@ -422,7 +435,7 @@ class Link:
 
     def close(self) -> None:
         """Hang up; requests that have no answer yet are not run if they have not begun."""
-        if os.getpid() != self._pid:  # the connection is the parent's; a lock may be held by a thread that is not here
+        if self._family is not _family:  # the parent's; a lock may be held by a thread that is not here
             self.closed = True
             return
         if not self.closed:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manager's socket, and what comes with a packet besides bytes."""
+"""The manager's socket, and who may come in how fast."""
 
 from __future__ import annotations
 
-import array
 import os
 import socket
 import stat
@@ -16,15 +15,6 @@ from fpgahal import DeviceBusyError, FpgaError
 _PART = 0.02  # of the time
 _BACKLOG = 64  # clients that wait to be accepted; more of them would not be sooner
 _AT_FIRST = 0.05  # seconds, which some hundred clients take
-
-
-def files_of(control: list[tuple[int, int, bytes]]) -> list[int]:
-    """File descriptors that came with a packet."""
-    fds = array.array("i")
-    for level, kind, data in control:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return list(fds)
 
 
 def gone(sock: socket.socket) -> bool:
@@ -115,4 +105,4 @@ def refuse(sock: socket.socket, why: bytes) -> None:
         sock.send(why, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
-__all__ = ["Allowance", "files_of", "gone", "listen", "refuse"]
+__all__ = ["Allowance", "gone", "listen", "refuse"]

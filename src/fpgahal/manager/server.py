@@ -12,7 +12,6 @@ import logging
 import os
 import resource
 import select
-import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
@@ -22,13 +21,13 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from fpgahal import DeviceInfo, FpgaError
-from fpgahal.manager import packets, wire
+from fpgahal.manager import packets, soon, wire
 from fpgahal.manager.accelerators import Accelerator
 from fpgahal.manager.board import clock
 from fpgahal.manager.connection import Account, Connection, Peer, QuotaError
 from fpgahal.manager.cordons import Cordons
 from fpgahal.manager.limits import Limits
-from fpgahal.manager.listener import Allowance, files_of, gone, listen, refuse
+from fpgahal.manager.listener import Allowance, gone, listen, refuse
 from fpgahal.manager.memory import Array
 from fpgahal.manager.node import NEVER, Asked, Known, Node, failure
 from fpgahal.manager.policy import Policy
@@ -43,10 +42,8 @@ _PAUSE = 0.02  # seconds between two looks at who wants to connect, if strangers
 _NONSENSE = 0.0001  # seconds, about, that it takes to hang up on somebody
 _PREPARING = 64  # requests of one client that may be prepared at a time
 _SLICE = 100e-6  # seconds of this thread that one client gets, before others are looked at
-_SPIN = 50e-6  # seconds that the next request is looked for before sleeping
-_READ = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
-_CUT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
-_FDS = socket.CMSG_SPACE(2 * 4)
+_SPIN = 200e-6  # seconds that the next request is looked for before sleeping
+_IN, _OUT, _GONE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP | select.EPOLLERR
 _LOG = logging.getLogger(__name__)
 
 
@@ -92,7 +89,6 @@ class Server:
         self._mail: deque[Callable[[], None]] = deque()  # what other threads want done here
         self._slow: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._stopping = False
-        self._buffer = bytearray(wire.MAX_FRAME + 1)
         self._spin = Spin(_SPIN)
         self._held: Asked | None = None  # until it is known whether more has come
         self._alone = False  # nothing else has
@@ -172,34 +168,34 @@ class Server:
             os.eventfd_write(self._poked, 1)
 
     def _turn(self) -> None:
-        wake = self.node.wake
-        if self._pause != NEVER:
-            wake = min(wake, self._pause)
-            if clock() >= self._pause:
-                self._pause = NEVER
-                self._epoll.modify(self._listener, select.EPOLLIN)
-        timeout = None if wake == NEVER else min(max(0.0, wake - clock()), _LONGEST)
-        events = self._epoll.poll(0)
+        if self._pause <= clock():
+            self._pause = NEVER
+            self._epoll.modify(self._listener, select.EPOLLIN)
+        events = soon.events(self._epoll.fileno(), 0.0)
         busy = bool(events)
         if not busy and self._answered:
-            events = self._spin.look(self._epoll.poll) or []
+            events = self._spin.look(soon.events, self._epoll.fileno()) or []
         self._answered = False
         if not events:
-            events = self._epoll.poll(timeout)
+            wake = min(self.node.wake, self._pause)
+            events = self._epoll.poll(None if wake == NEVER else min(max(0.0, wake - clock()), _LONGEST))
         self._alone = len(events) == 1
         new = False
         for fd, event in events:
             connection = self._by_fd.get(fd)
             if connection is not None:
-                if connection.death == fd or event & (select.EPOLLHUP | select.EPOLLERR):
+                if connection.death == fd or event & _GONE:
                     with nullcontext() if connection.greeted else self._strangers:
                         self._drop(connection, "it went away")
                     continue
-                if event & select.EPOLLOUT and connection.flush():
+                if event & _OUT and connection.flush():
                     self._epoll.modify(fd, select.EPOLLIN)
-                if event & select.EPOLLIN:
-                    with nullcontext() if connection.greeted else self._strangers:
+                if event & _IN:
+                    if connection.greeted:
                         self._hear(connection, busy)
+                    else:
+                        with self._strangers:
+                            self._hear(connection, busy)
             elif fd == self._poked:
                 os.eventfd_read(self._poked)
                 while self._mail:
@@ -302,20 +298,19 @@ class Server:
             if connection.closed or connection.behind or self._reported:
                 break
             try:
-                size, control, flags, _ = connection.sock.recvmsg_into([self._buffer], _FDS, _READ)
-            except BlockingIOError:
-                break
+                data, fds, cut = soon.packet_and_files(connection.sock.fileno())
             except OSError:
                 self._drop(connection, "reading failed")
                 return
-            if not size and not control:
+            if data is None:
+                break
+            if not data and not fds:
                 self._drop(connection, "it closed the connection")
                 return
-            fds = files_of(control) if control else []
             try:
-                if flags & _CUT:
+                if cut:
                     raise ProtocolError("A packet that is too long, or brings too many files.")
-                self._take(connection, bytes(memoryview(self._buffer)[:size]), fds)
+                self._take(connection, data, fds)
             finally:
                 for fd in fds:
                     os.close(fd)

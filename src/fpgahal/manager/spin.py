@@ -7,7 +7,7 @@ side computes for longer, or has no processor of its own), looking is given up, 
 
 from __future__ import annotations
 
-import time
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -28,24 +28,21 @@ class Spin:
     __slots__ = ("_misses", "_seconds", "_skip")
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+        self._seconds = seconds if len(os.sched_getaffinity(0)) > 1 else 0.0  # the other side needs the only one
         self._misses = 0
         self._skip = 0
 
-    def look(self, look: Callable[[int], Found]) -> Found | None:
-        """Call ``look(0)`` until it gives something, or for long enough; None if it was not tried, or in vain."""
+    def look(self, look: Callable[[int, float], Found], fd: int) -> Found | None:
+        """Call ``look(fd, seconds)``, with 0 seconds where looking for longer does not pay now; give what it gives."""
         if self._skip:
             self._skip -= 1
-            return None
-        end = time.perf_counter() + self._seconds
-        while True:
-            found = look(0)
-            if found:
-                self._misses = 0
-                return found
-            if time.perf_counter() > end:
-                self._skip = self._misses = min(2 * self._misses + 1, _MOST)
-                return None
+            return look(fd, 0.0)
+        found = look(fd, self._seconds)
+        if found:
+            self._misses = 0
+        else:
+            self._skip = self._misses = min(2 * self._misses + 1, _MOST)
+        return found
 
 
 __all__ = ["Spin"]
