@@ -8,7 +8,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import os
 
-cdef double POLITE = 60e-6  # seconds, after which others have this processor whenever they want it
+cdef double POLITE = 30e-6  # seconds, after which others have this processor whenever they want it
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
@@ -133,12 +133,15 @@ def events(int epoll, double seconds):
     """
     cdef epoll_event found[EVENTS]
     cdef int count, why
-    cdef double end = clock() + seconds
+    cdef double now = clock(), end = now + seconds, polite = now + POLITE
     with nogil:
         while True:
             count = epoll_wait(epoll, found, EVENTS, 0)
-            if count or clock() >= end:
+            now = clock()
+            if count or now >= end:
                 break
+            if now > polite:
+                sched_yield()
         why = errno
     if count < 0:
         raise OSError(why, os.strerror(why))
