@@ -13,9 +13,9 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from fpgahal._info import DeviceInfo
 from fpgahal._sysfs import pci, read
 from fpgahal._sysfs.tree import BDF, Tree, base, parent
-from fpgahal._types import DeviceInfo
 
 InterfaceReader = Callable[[Tree, str], "uuid.UUID | read.Unreadable | None"]
 

@@ -8,9 +8,9 @@ import re
 import uuid
 from dataclasses import dataclass
 
+from fpgahal._info import DeviceInfo, Health, HealthStatus
 from fpgahal._sysfs import boards, read
 from fpgahal._sysfs.tree import Tree, parent
-from fpgahal._types import DeviceInfo, Health, HealthStatus
 
 
 @dataclass(frozen=True, slots=True)
