@@ -24,8 +24,8 @@ from fpgahal._errors import ArgumentRangeError, BitstreamError, IncompatibleBits
 from fpgahal._fdt import build_fdt, parse_fdt
 from fpgahal._gbs import build_gbs
 from fpgahal._image import build_emulated
-from fpgahal._reader import Reader
 from fpgahal._info import DeviceInfo
+from fpgahal._reader import Reader
 from fpgahal._types import ArgKind, BankInfo
 from fpgahal._xclbin_build import build_xclbin
 

@@ -12,6 +12,7 @@ import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from fpgahal._info import DeviceInfo
 from fpgahal._sysfs import pci, read
@@ -20,8 +21,7 @@ from fpgahal._sysfs.tree import BDF, Tree, base, parent
 InterfaceReader = Callable[[Tree, str], "uuid.UUID | read.Unreadable | None"]
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """How one driver calls things."""
 
     kernel_driver: str

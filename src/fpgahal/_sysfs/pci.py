@@ -6,15 +6,14 @@ from __future__ import annotations
 import functools
 import re
 import uuid
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fpgahal._info import DeviceInfo, Health, HealthStatus
 from fpgahal._sysfs import boards, read
 from fpgahal._sysfs.tree import Tree, parent
 
 
-@dataclass(frozen=True, slots=True)
-class Ids:
+class Ids(NamedTuple):
     """PCI ids and class (0 where unreadable) and the NUMA node of a function."""
 
     vendor: int = 0
