@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pty
@@ -19,6 +20,7 @@ import pytest
 
 import fpgahal
 from fpgahal.cli import main
+from fpgahal.cli.app import Help
 from fpgahal.kernels import NLB0, NLB3
 
 FPGAHAL = [sys.executable, "-m", "fpgahal"]
@@ -429,3 +431,10 @@ def test_every_id_in_json_is_text(rack: fpgahal.emu.Rack) -> None:
     for device in run_json("list")["devices"]:
         for name in ("afu_id", "interface_id"):
             assert device[name] is None or uuid.UUID(device[name])
+
+
+@pytest.mark.parametrize("columns", ["60", "0", "wide", ""])
+def test_help_is_as_wide_as_argparse_has_it(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    theirs = argparse.RawDescriptionHelpFormatter("x")
+    assert Help("x")._width == theirs._width

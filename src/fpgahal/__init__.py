@@ -17,10 +17,6 @@ except ImportError as error:
         f"fpgahal is not compiled for this Python ({error}).  In a source tree run `pip install .` (it needs a C "
         "compiler; scripts/install-debian installs one), and import it from elsewhere than src/."
     ) from error
-from fpgahal._bitstream import Bitstream
-from fpgahal._contract import Array, KernelContract, Register, RegisterContract, Scalar, Word, Write
-from fpgahal._csr import Csr, KernelCsr
-from fpgahal._device import Device
 from fpgahal._errors import (
     AccessError,
     AFUMismatchError,
@@ -51,25 +47,21 @@ from fpgahal._errors import (
     RunTimeoutError,
     UnsupportedError,
 )
-from fpgahal._find import devices, find, kernel_drivers, open
-from fpgahal._group import DeviceGroup, open_all
-from fpgahal._interrupt import Interrupt
-from fpgahal._types import (
-    ArgInfo,
-    ArgKind,
-    BankInfo,
-    DeviceInfo,
-    Health,
-    HealthStatus,
-    KernelInfo,
-    RunState,
-)
 
 if TYPE_CHECKING:
     from fpgahal import emu, kernels, manager
+    from fpgahal._bitstream import Bitstream
     from fpgahal._buffer import Buffer
+    from fpgahal._contract import Array, KernelContract, Register, RegisterContract, Scalar, Word, Write
+    from fpgahal._csr import Csr, KernelCsr
+    from fpgahal._device import Device
+    from fpgahal._find import devices, find, kernel_drivers, open
+    from fpgahal._group import DeviceGroup, open_all
+    from fpgahal._info import DeviceInfo, Health, HealthStatus
+    from fpgahal._interrupt import Interrupt
     from fpgahal._kernel import Kernel, Run
     from fpgahal._store import ImageStore, StoredImage, StoreProblem
+    from fpgahal._types import ArgInfo, ArgKind, BankInfo, KernelInfo, RunState
 
 __version__ = "0.1.0"
 
@@ -141,15 +133,22 @@ __all__ = [
 
 
 # Loaded when first used: a program on a real board needs no emulator, and one that only looks at boards, as a hook does
-# for which a container waits, needs no NumPy (half of the time that the rest takes).
-_LAZY = {
-    "Buffer": "fpgahal._buffer",
-    "ImageStore": "fpgahal._store",
-    "Kernel": "fpgahal._kernel",
-    "Run": "fpgahal._kernel",
-    "StoredImage": "fpgahal._store",
-    "StoreProblem": "fpgahal._store",
+# for which a container waits and a plugin for which a node's pods wait, needs no NumPy, no contracts and no images.
+_MODULES = {
+    "_bitstream": "Bitstream",
+    "_buffer": "Buffer",
+    "_contract": "Array KernelContract Register RegisterContract Scalar Word Write",
+    "_csr": "Csr KernelCsr",
+    "_device": "Device",
+    "_find": "devices find kernel_drivers open",
+    "_group": "DeviceGroup open_all",
+    "_info": "DeviceInfo Health HealthStatus",
+    "_interrupt": "Interrupt",
+    "_kernel": "Kernel Run",
+    "_store": "ImageStore StoreProblem StoredImage",
+    "_types": "ArgInfo ArgKind BankInfo KernelInfo RunState",
 }
+_LAZY = {name: f"fpgahal.{module}" for module, names in _MODULES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,8 @@ from typing import Any
 
 from fpgahal._errors import BitstreamError, IncompatibleBitstreamError
 from fpgahal._image import is_emulated
-from fpgahal._types import BankInfo, DeviceInfo, KernelInfo
+from fpgahal._info import DeviceInfo
+from fpgahal._types import BankInfo, KernelInfo
 
 MAX_BYTES = 4 << 30
 GBS_MAGIC = b"XeonFPGA\xb7GBSv001"

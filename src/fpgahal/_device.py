@@ -28,9 +28,10 @@ from fpgahal._errors import (
     ProgramTimeoutError,
     UnsupportedError,
 )
+from fpgahal._info import DeviceInfo
 from fpgahal._lock import ProgramLock
 from fpgahal._scheme import is_scheme
-from fpgahal._types import BankInfo, DeviceInfo, KernelInfo
+from fpgahal._types import BankInfo, KernelInfo
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike

@@ -8,10 +8,9 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fpgahal import _sysfs
-from fpgahal._device import Device
 from fpgahal._errors import (
     AmbiguousDeviceError,
     DeviceBusyError,
@@ -20,7 +19,10 @@ from fpgahal._errors import (
     UnsupportedError,
 )
 from fpgahal._scheme import scheme, split
-from fpgahal._types import DeviceInfo
+
+if TYPE_CHECKING:
+    from fpgahal._device import Device
+from fpgahal._info import DeviceInfo
 
 #: Names the only devices that this process sees, by address, with commas between them.
 VISIBLE_DEVICES = "FPGAHAL_VISIBLE_DEVICES"
@@ -66,6 +68,9 @@ def kernel_drivers(root: str = "/") -> list[str]:
 def _machine(root: str) -> str:
     """Give the folder to look at: an active rack takes the place of the machine."""
     if root == "/" and _may_be_emulated():
+        rack = os.environ.get("FPGAHAL_EMU_RACK")
+        if rack and "fpgahal.emu" not in sys.modules and os.path.exists(f"{rack}/rack.bin"):
+            return rack  # what the emulator would say: to look at a rack takes none
         from fpgahal import emu
 
         return emu.active() or root
@@ -142,6 +147,8 @@ def open(
     UnsupportedError
         A ``pyxrt.device`` is a real board, and this process's boards are emulated.
     """
+    from fpgahal._device import Device  # not at import time: many programs look at boards and open none
+
     of_pyxrt = selector is not None and not isinstance(selector, DeviceInfo | str)
     if of_pyxrt:
         selector, shared = _pyxrt_bdf(selector), True

@@ -11,7 +11,7 @@ from typing import Self
 
 from fpgahal._device import Device
 from fpgahal._find import family, find, find_all, open
-from fpgahal._types import DeviceInfo
+from fpgahal._info import DeviceInfo
 
 
 class DeviceGroup(tuple[Device, ...]):

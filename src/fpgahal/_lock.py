@@ -13,7 +13,7 @@ import time
 import weakref
 
 from fpgahal._errors import DeviceBusyError
-from fpgahal._types import DeviceInfo
+from fpgahal._info import DeviceInfo
 
 _held: weakref.WeakSet[_FileLock] = weakref.WeakSet()
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+from fpgahal._info import DeviceInfo
 from fpgahal._library import Library
 from fpgahal._session import Session
-from fpgahal._types import DeviceInfo
 
 def open_session(info: DeviceInfo, shared: bool) -> Session: ...
 def library(emulated: bool = False) -> tuple[Library, str]: ...

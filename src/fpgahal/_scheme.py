@@ -10,14 +10,16 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fpgahal._bitstream import Bitstream
-from fpgahal._contract import KernelContract
 from fpgahal._errors import DeviceNotFoundError, FpgaError, LibraryError, UnsupportedError
-from fpgahal._types import DeviceInfo, KernelInfo
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from fpgahal._bitstream import Bitstream
+    from fpgahal._contract import KernelContract
+    from fpgahal._info import DeviceInfo
+    from fpgahal._types import KernelInfo
 
 GROUP = "fpgahal.schemes"
 

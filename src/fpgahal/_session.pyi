@@ -3,7 +3,8 @@ import uuid
 
 from fpgahal._bitstream import Bitstream
 from fpgahal._contract import KernelContract, RegisterContract
-from fpgahal._types import BankInfo, DeviceInfo, KernelInfo
+from fpgahal._info import DeviceInfo
+from fpgahal._types import BankInfo, KernelInfo
 
 def id_of(number: int) -> uuid.UUID: ...
 

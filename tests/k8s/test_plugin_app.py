@@ -130,6 +130,7 @@ def test_from_start_to_sigterm(kubelet: FakeKubelet, rack: fpgahal.emu.Rack) -> 
         assert PAC in running.get("/readyz")[1]
         kubelet.start()
         kubelet.wait_devices(PAC, first, second)
+        kubelet.wait(lambda: kubelet.allocatable() == {PAC: 2, U250: 1})
         assert running.end() == 0
         assert [path.name for path in kubelet.folder.iterdir()] == ["kubelet.sock"]
         kubelet.wait(lambda: kubelet.allocatable() == {PAC: 0, U250: 0})

@@ -36,6 +36,29 @@ def test_while_the_mode_changes_nobody_gets_a_board_without_its_hook(tmp_path: P
         assert list(tmp_path.iterdir()) == []
 
 
+def test_a_scan_gives_again_what_is_the_same_and_sees_what_is_not(tmp_path: Path) -> None:
+    own, intel = Settings(), Settings(schemes=("intel",))
+    with fpgahal.emu.rack("pac-a10:2") as rack:
+        boards = Boards(own, CdiFolder(str(tmp_path)))
+        first = boards.scan()
+        assert boards.scan() is first
+        assert all(now is then for now, then in zip(fpgahal.devices(), fpgahal.devices(), strict=True))
+        with fpgahal.open("0000:3b:00.0") as dev:
+            dev.program(fpgahal.emu.build_image("nlb3", rack.board(0)))
+        units = boards.scan().resources["fpgahal.dev/pac-a10"]
+        (before, other), (now, same) = first.resources["fpgahal.dev/pac-a10"].values(), units.values()
+        assert now.slots[0].afu_id not in (None, before.slots[0].afu_id)
+        assert same == other
+        rack.fault(1, "vanish")
+        assert list(boards.scan().resources["fpgahal.dev/pac-a10"]) == [now.id]
+        rack.clear()
+        assert set(boards.scan().resources["fpgahal.dev/pac-a10"]) == {before.id, other.id}
+        boards.settings = intel
+        assert all(name.startswith("fpga.intel.com/") for name in boards.scan().resources)
+        boards.settings = own
+        assert list(boards.scan().resources) == ["fpgahal.dev/pac-a10"]
+
+
 def test_failures_to_publish_are_told_by_unit(tmp_path: Path) -> None:
     (tmp_path / "cdi").write_text("in the way")
     with fpgahal.emu.rack("pac-a10:2"):

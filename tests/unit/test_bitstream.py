@@ -24,8 +24,9 @@ from fpgahal._errors import ArgumentRangeError, BitstreamError, IncompatibleBits
 from fpgahal._fdt import build_fdt, parse_fdt
 from fpgahal._gbs import build_gbs
 from fpgahal._image import build_emulated
+from fpgahal._info import DeviceInfo
 from fpgahal._reader import Reader
-from fpgahal._types import ArgKind, BankInfo, DeviceInfo
+from fpgahal._types import ArgKind, BankInfo
 from fpgahal._xclbin_build import build_xclbin
 
 AFU = uuid.UUID("d8424dc4-a4a3-c413-f89e-433683f9040b")

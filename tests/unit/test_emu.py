@@ -436,6 +436,22 @@ def test_children_see_the_rack() -> None:
         assert output(python("import fpgahal.emu as e, fpgahal._sysfs as s; print(len(s.scan(e.active())))")) == "2"
 
 
+def test_a_look_at_a_rack_loads_neither_the_emulator_nor_what_opens_boards() -> None:
+    """Somebody waits for those who only look: kubelet for the plugin, a container for the hook."""
+    code = (
+        "import sys, fpgahal\n"
+        "print(len(fpgahal.devices()), fpgahal.kernel_drivers(), 'fpgahal.emu' in sys.modules)\n"
+        "print([name for name in ('_device', '_contract', '_bitstream', '_types') if f'fpgahal.{name}' in sys.modules])"
+    )
+    with emu.rack("pac-a10:2"):
+        assert output(python(code)).splitlines() == ["2 ['intel-fpga'] False", "[]"]
+
+
+def test_every_public_name_is_there() -> None:
+    code = "import fpgahal\nfor name in fpgahal.__all__: assert getattr(fpgahal, name) is getattr(fpgahal, name), name"
+    assert output(python(code)) == ""
+
+
 def test_active_never_falls_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FPGAHAL_EMU_RACK", str(tmp_path))
     with pytest.raises(emu.SpecError, match="is no emulated rack"):

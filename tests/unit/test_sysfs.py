@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trees import A10, D5005, NLB0, NLB3, XCLBIN, Machine, drop, link, put, self_link
 
+from fpgahal._info import DeviceInfo, HealthStatus
 from fpgahal._sysfs import read, scan
-from fpgahal._types import DeviceInfo, HealthStatus
 
 PAC, DFL, ALVEO, AWS = "0000:3b:00.0", "0000:3c:00.0", "0000:5e:00.1", "0000:00:1d.0"
 

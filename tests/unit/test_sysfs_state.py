@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from trees import NLB0, Machine, drop, put, self_link
 
 import fpgahal
+from fpgahal._info import DeviceInfo, HealthStatus
 from fpgahal._sysfs import kernel_drivers, scan
-from fpgahal._types import DeviceInfo, HealthStatus
 
 PAC, DFL, ALVEO, AWS = "0000:3b:00.0", "0000:3c:00.0", "0000:5e:00.1", "0000:00:1d.0"
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 
+from fpgahal._info import DeviceInfo
 from fpgahal._sysfs import dfl, intel_fpga, xocl
 from fpgahal._sysfs.tree import Tree
-from fpgahal._types import DeviceInfo
 
 
 def scan(root: str | os.PathLike[str] = "/") -> list[DeviceInfo]:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import re
 import uuid
 
+from fpgahal._info import DeviceInfo
 from fpgahal._sysfs import opae, read
 from fpgahal._sysfs.tree import Tree
-from fpgahal._types import DeviceInfo
 
 _REGION = re.compile(r"region[0-9]{1,9}")
 _FME_REGION = re.compile(r"dfl-fme-region\.[0-9]{1,9}")

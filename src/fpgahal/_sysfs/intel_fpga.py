@@ -6,9 +6,9 @@ from __future__ import annotations
 import re
 import uuid
 
+from fpgahal._info import DeviceInfo
 from fpgahal._sysfs import opae, read
 from fpgahal._sysfs.tree import Tree
-from fpgahal._types import DeviceInfo
 
 
 def _interface_id(tree: Tree, fme: str) -> uuid.UUID | read.Unreadable | None:

@@ -12,17 +12,16 @@ import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from posixpath import basename, dirname
+from typing import NamedTuple
 
+from fpgahal._info import DeviceInfo
 from fpgahal._sysfs import pci, read
-from fpgahal._sysfs.tree import BDF, Tree
-from fpgahal._types import DeviceInfo
+from fpgahal._sysfs.tree import BDF, Tree, base, parent
 
 InterfaceReader = Callable[[Tree, str], "uuid.UUID | read.Unreadable | None"]
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """How one driver calls things."""
 
     kernel_driver: str
@@ -70,11 +69,11 @@ def _functions(tree: Tree, layout: Layout) -> dict[str, Function]:
         if not layout.container.fullmatch(name):
             continue
         path = tree.follow(f"{layout.class_folder}/{name}")
-        parent = dirname(path)
-        folder = dirname(parent) if basename(parent) == layout.parent else ""
+        between = parent(path)
+        folder = parent(between) if base(between) == layout.parent else ""
         if path.startswith(layout.class_folder):  # not a link: ask the container itself
             folder = tree.follow(f"{path}/device")
-        bdf = basename(folder)
+        bdf = base(folder)
         if not BDF.fullmatch(bdf):
             continue  # nested region, or an FPGA that is not a PCI board
         function = functions.setdefault(bdf, Function(bdf, tree.root + folder))
@@ -89,7 +88,7 @@ def _functions(tree: Tree, layout: Layout) -> dict[str, Function]:
             elif layout.fme.fullmatch(child):
                 function.fmes.append(f"{tree.root}{path}/{child}")
         if not function.fmes:
-            physical = basename(tree.follow(f"{folder}/physfn"))
+            physical = base(tree.follow(f"{folder}/physfn"))
             function.physical = physical if BDF.fullmatch(physical) else ""
     return functions
 
@@ -106,11 +105,11 @@ def _slots(tree: Tree, layout: Layout, functions: dict[str, Function], function:
     for number, port in _numbered(function.ports):
         verdict = pci.Verdict()
         verdict.absorb(common)
-        what = f"{basename(port)}/afu_id"
-        afu_id = pci.loaded(read.guid(f"{port}/afu_id"), what, verdict, f"is {layout.modules} loaded?")
-        if not tree.has_node(basename(port)):
-            verdict.failed(pci.missing_node(tree, basename(port)))
-        nodes = (basename(port), basename(fme)) if fme else (basename(port),)
+        node = base(port)
+        afu_id = pci.loaded(read.guid(f"{port}/afu_id"), f"{node}/afu_id", verdict, f"is {layout.modules} loaded?")
+        if not tree.has_node(node):
+            verdict.failed(pci.missing_node(tree, node))
+        nodes = (node, base(fme)) if fme else (node,)
         found.append(
             pci.record(
                 tree,
@@ -145,15 +144,15 @@ def _interface(
         return None, ""
     fme = manager.fmes[0]
     if len(manager.fmes) > 1:
-        verdict.degraded(f"{len(manager.fmes)} management engines on {manager.bdf}: {basename(fme)} is used")
+        verdict.degraded(f"{len(manager.fmes)} management engines on {manager.bdf}: {base(fme)} is used")
     value = layout.interface_id(tree, fme)
-    if not tree.has_node(basename(fme)):
-        verdict.degraded(f"the slot can't be programmed: {pci.missing_node(tree, basename(fme))}")
+    if not tree.has_node(base(fme)):
+        verdict.degraded(f"the slot can't be programmed: {pci.missing_node(tree, base(fme))}")
     if isinstance(value, uuid.UUID):
         return value, fme
     reason = value.reason if isinstance(value, read.Unreadable) else "it is empty or all zero"
     verdict.degraded(
-        f"the interface id of {basename(fme)} can't be read ({reason}): images can't be checked "
+        f"the interface id of {base(fme)} can't be read ({reason}): images can't be checked "
         f"against it; is {layout.modules} loaded?",
         dead=isinstance(value, read.Unreadable) and value.dead,
     )
@@ -165,9 +164,9 @@ def _judge_heat(tree: Tree, layout: Layout, fme: str, verdict: pci.Verdict) -> N
     if files is None or read.number(files[0], 10) != 1:  # the lower limit is reached first
         return
     if read.number(files[1], 10) == 1:
-        verdict.failed(f"the FPGA is too hot: {basename(fme)} reports its critical temperature; look at the fans")
+        verdict.failed(f"the FPGA is too hot: {base(fme)} reports its critical temperature; look at the fans")
     else:
-        verdict.degraded(f"the FPGA is hot: {basename(fme)} reports its upper temperature limit; look at the fans")
+        verdict.degraded(f"the FPGA is hot: {base(fme)} reports its upper temperature limit; look at the fans")
 
 
 def _numbered(ports: list[str]) -> list[tuple[int, str]]:
@@ -201,7 +200,7 @@ def _without_port(tree: Tree, layout: Layout, function: Function) -> DeviceInfo:
         verdict.failed(f"a management engine (FME) without port: {advice}")
         value = layout.interface_id(tree, function.fmes[0])
         interface_id = value if isinstance(value, uuid.UUID) else None
-        nodes = (basename(function.fmes[0]),)
+        nodes = (base(function.fmes[0]),)
     return pci.record(
         tree,
         function.folder,

@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import uuid
-from dataclasses import dataclass
-from posixpath import dirname
+from typing import NamedTuple
 
+from fpgahal._info import DeviceInfo, Health, HealthStatus
 from fpgahal._sysfs import boards, read
-from fpgahal._sysfs.tree import Tree
-from fpgahal._types import DeviceInfo, Health, HealthStatus
+from fpgahal._sysfs.tree import Tree, parent
 
 
-@dataclass(frozen=True, slots=True)
-class Ids:
+class Ids(NamedTuple):
     """PCI ids and class (0 where unreadable) and the NUMA node of a function."""
 
     vendor: int = 0
@@ -77,10 +76,9 @@ def ids(folder: str, verdict: Verdict) -> Ids:
     node = read.number(f"{folder}/numa_node", 10)
     numa_node = node if isinstance(node, int) and node >= 0 else -1
     event = read.start(f"{folder}/uevent")
-    known = _UEVENT.search(event) if isinstance(event, bytes) else None
+    known = _of_uevent(event, numa_node) if isinstance(event, bytes) else None
     if known:
-        kind, vendor, device, subvendor, subdevice = (int(value, 16) for value in known.groups())
-        return Ids(vendor, device, subvendor, subdevice, kind, numa_node)
+        return known
     found = [0, 0, 0, 0]
     for position, name in enumerate(("vendor", "device", "subsystem_vendor", "subsystem_device")):
         value = read.number(f"{folder}/{name}", 16)
@@ -92,6 +90,15 @@ def ids(folder: str, verdict: Verdict) -> Ids:
     of_class = read.number(f"{folder}/class", 16)
     vendor, device, subvendor, subdevice = found
     return Ids(vendor, device, subvendor, subdevice, of_class if isinstance(of_class, int) else 0, numa_node)
+
+
+@functools.lru_cache(1024)  # each scan reads the same again
+def _of_uevent(event: bytes, numa_node: int) -> Ids | None:
+    known = _UEVENT.search(event)
+    if known is None:
+        return None
+    kind, vendor, device, subvendor, subdevice = (int(value, 16) for value in known.groups())
+    return Ids(vendor, device, subvendor, subdevice, kind, numa_node)
 
 
 def judge_bus(folder: str, verdict: Verdict) -> None:
@@ -115,7 +122,7 @@ def judge_bus(folder: str, verdict: Verdict) -> None:
         return
     most = read.number(f"{folder}/max_link_width", 10)
     if isinstance(most, int) and width < most:
-        slot = read.number(f"{dirname(folder)}/max_link_width", 10)
+        slot = read.number(f"{parent(folder)}/max_link_width", 10)
         if isinstance(slot, int) and width < slot:
             verdict.degraded(f"the PCIe link has {width} of {min(most, slot)} possible lanes: reseat the card")
 
@@ -176,30 +183,34 @@ def record(
     if not title and tree.emulated and folder:  # a board from the user's own data file: the tree says what it is
         short, _, title = read.line(f"{folder}/fpgahal_board").partition(" ")
     title = name or title or boards.generic(found.vendor, found.device)
-    return DeviceInfo(
-        bdf=bdf,
-        slot=slot,
-        driver=driver,
-        name=f"EMULATED {title}" if tree.emulated else title,
-        vendor_id=found.vendor,
-        device_id=found.device,
-        subvendor_id=found.subvendor,
-        subdevice_id=found.subdevice,
-        afu_id=afu_id,
-        interface_id=interface_id,
-        platform=vbnv or short,
-        timestamp=timestamp,
-        kernel_driver=kernel_driver,
-        numa_node=found.numa_node,
-        health=verdict.health(),
-        emulated=tree.emulated,
-        device_nodes=tuple(tree.node(node) for node in nodes),
-        management_bdf=management_bdf,
-        serial=serial,
-        board=short,
-        pci_class=found.pci_class,
-        logic_id=logic_id,
-        missing_nodes=tuple(tree.node(node) for node in nodes if not tree.has_node(node)),
-        answers=verdict.answers,
-        root=tree.root or "/",
+    return _info(
+        bdf,
+        slot,
+        driver,
+        f"EMULATED {title}" if tree.emulated else title,
+        found.vendor,
+        found.device,
+        found.subvendor,
+        found.subdevice,
+        afu_id,
+        interface_id,
+        vbnv or short,
+        timestamp,
+        kernel_driver,
+        found.numa_node,
+        verdict.health(),
+        tree.emulated,
+        tuple([tree.node(node) for node in nodes]),
+        management_bdf,
+        serial,
+        short,
+        found.pci_class,
+        logic_id,
+        tuple([tree.node(node) for node in nodes if not tree.has_node(node)]),
+        verdict.answers,
+        tree.root or "/",
     )
+
+
+# Most scans find what the last one found: then they give the same records, which also compare faster.
+_info = functools.lru_cache(1024)(DeviceInfo)

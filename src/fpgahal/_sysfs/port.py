@@ -8,8 +8,8 @@ import os
 import uuid
 from contextlib import suppress
 
+from fpgahal._info import DeviceInfo
 from fpgahal._sysfs import read
-from fpgahal._types import DeviceInfo
 
 _CONTAINERS = ("fpga_region/region*", "fpga/intel-fpga-dev.*")  # DFL, intel-fpga: below the PCI function
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 import uuid
 
+from fpgahal._info import DeviceInfo
 from fpgahal._sysfs import boards, pci, read
 from fpgahal._sysfs.tree import BDF, Tree
-from fpgahal._types import DeviceInfo
 
 DRIVERS = "/sys/bus/pci/drivers"
 USER_DRIVERS = ("xocl", "xrt-user")

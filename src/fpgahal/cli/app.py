@@ -35,6 +35,24 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message[:1].upper()}{message[1:]}.", hint=f"`{self.prog} --help` explains the options.")
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """As argparse's, but it loads no shutil (which loads three compressors): argparse makes one for each option."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    """Give the terminal's width, as shutil does it."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or 80  # type: ignore[union-attr]
+    except (AttributeError, ValueError, OSError):
+        return 80
+
+
 def common_options() -> argparse.ArgumentParser:
     """Options that every command has, before or after the command's name."""
     options = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)

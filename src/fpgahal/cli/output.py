@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import json
 import os
 import sys
 import uuid
@@ -57,6 +56,8 @@ class Output:
     def result(self, document: Any, text: Callable[[], None]) -> None:
         """Print the document, or call `text` to print it for people."""
         if self.as_json:
+            import json  # not at import time: most print text
+
             self.line(json.dumps(plain(document), indent=2))
         else:
             text()

@@ -13,7 +13,7 @@ from types import TracebackType
 from fpgahal import _sysfs
 from fpgahal._contract import KernelContract, add_contract, remove_contract
 from fpgahal._errors import ClosedError, DeviceNotFoundError
-from fpgahal._types import DeviceInfo
+from fpgahal._info import DeviceInfo
 from fpgahal.emu import _control as control
 from fpgahal.emu import _folder as folder
 from fpgahal.emu import _tree as tree

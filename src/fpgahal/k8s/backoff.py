@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import random
-
 
 class Backoff:
     """Seconds to wait after one failure, after two, …: doubled each time, with jitter, until `reset`."""
@@ -19,6 +17,8 @@ class Backoff:
 
     def next(self) -> float:
         """Give the next wait."""
+        import random  # not at import time: who starts well never waits
+
         wait = min(self.most, self.first * (1 << min(self.failures, 16)))
         self.failures += 1
         return wait * random.uniform(0.5, 1.0)

@@ -25,7 +25,7 @@ from typing import Any
 
 import fpgahal
 from fpgahal import DeviceInfo, DeviceNotFoundError, DeviceStateError, FpgaError, HealthStatus
-from fpgahal.cli.app import OK, Parser, run, seconds
+from fpgahal.cli.app import OK, Help, Parser, run, seconds
 from fpgahal.cli.output import Output
 from fpgahal.k8s import wanted
 from fpgahal.k8s.wanted import Wish
@@ -284,7 +284,7 @@ def build_parser() -> Parser:
         prog="fpgahal-hook",
         epilog=EPILOG,
         description="Refuse a container whose FPGA boards do not run what they should (OCI hook, stage createRuntime).",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("--version", action="version", version=f"fpgahal {fpgahal.__version__}")
     parser.add_argument(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import fpgahal
 from fpgahal import LibraryNotFoundError
-from fpgahal.cli.app import OK, Parser, UsageError, run
+from fpgahal.cli.app import OK, Help, Parser, UsageError, run
 from fpgahal.cli.output import Output
 from fpgahal.k8s import catalogue
 
@@ -26,7 +26,7 @@ def build_parser() -> Parser:
         prog="fpgahal-dra",
         epilog=EPILOG,
         description="Offers this node's FPGA boards, real or emulated, and images for them, to ResourceClaims.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("--version", action="version", version=f"fpgahal {fpgahal.__version__}")
     parser.add_argument("--node-name", default=os.environ.get("NODE_NAME", ""), help="this node (default: $NODE_NAME)")

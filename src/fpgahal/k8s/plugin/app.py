@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import fpgahal
 from fpgahal import ArgumentRangeError, FpgaError, LibraryNotFoundError
-from fpgahal.cli.app import OK, Parser, UsageError, run
+from fpgahal.cli.app import OK, Help, Parser, UsageError, run
 from fpgahal.cli.output import Output
 from fpgahal.k8s.plugin.config import PREFIX, Config, default, load
 
@@ -29,7 +30,7 @@ def build_parser() -> Parser:
         prog="fpgahal-plugin",
         description="Offers this node's FPGA boards, real or emulated, to kubelet.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--version", action="version", version=f"fpgahal {fpgahal.__version__}")
@@ -61,6 +62,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def serve(args: argparse.Namespace, out: Output) -> int:
     """Run the plugin."""
     config = _configured(args.flags, args.file)
+    gc.disable()  # until the first registration: what is imported now is no garbage, and looking for some takes a tenth
     try:
         from fpgahal.k8s.plugin.service import Service
     except ModuleNotFoundError as error:
@@ -153,14 +155,12 @@ def _log(config: Config) -> None:
 def _emulate(config: Config) -> None:
     """Have this process see emulated boards, and no others, if that is what was asked for."""
     if config.rack:
-        folder = Path(config.rack).absolute()
+        os.environ["FPGAHAL_EMU_RACK"] = os.path.abspath(config.rack)
         try:
-            rack = fpgahal.emu.rack(dir=folder)
-        except (FpgaError, OSError):
-            if not config.emulate:
-                raise
-            rack = fpgahal.emu.rack(config.emulate, dir=folder, keep=True)
-        os.environ["FPGAHAL_EMU_RACK"] = rack.dir
+            fpgahal.kernel_drivers()  # is there a rack?
+        except FpgaError:
+            specs = (config.emulate,) if config.emulate else ()
+            fpgahal.emu.rack(*specs, dir=os.environ["FPGAHAL_EMU_RACK"], keep=True)
     elif config.emulate:
         os.environ["FPGAHAL_EMULATE"] = config.emulate
         os.environ.pop("FPGAHAL_EMU_RACK", None)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import fpgahal
-from fpgahal import FpgaError
+from fpgahal import DeviceInfo, FpgaError
 from fpgahal.k8s.plugin import allocation, inventory, preference
 from fpgahal.k8s.plugin.cdi import CdiFolder, needs_cdi
 from fpgahal.k8s.schemes.settings import Settings
@@ -46,6 +46,7 @@ class Boards:
         self._found_with: dict[tuple[str, str], Settings] = {}  # (resource, id) -> of the last scan that found it
         self.prestart = prepare is not None
         self._told: tuple[str, ...] = ()
+        self._last = settings, list[DeviceInfo](), Inventory()  # of the last scan: what it was told, saw and found
 
     def scan(self) -> Inventory:
         """List what the node offers now."""
@@ -55,7 +56,11 @@ class Boards:
             if problem not in self._told:  # once, not in each scan
                 log.warning("Nothing can be offered: %s", problem)
         self._told = problems
-        found = inventory.take(fpgahal.devices(), settings)
+        devices = fpgahal.devices()
+        if (settings, devices) == self._last[:2]:
+            return self._last[2]
+        found = inventory.take(devices, settings)
+        self._last = settings, devices, found
         self._found_with |= {(resource, id): settings for resource, units in found.resources.items() for id in units}
         return found
 

@@ -7,7 +7,6 @@ uses: Debian 12's podman knows 0.5.0 and refuses newer ones.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -146,6 +145,8 @@ class CdiFolder:
         AccessError, FpgaError
             It can't be written: then no container may be told that name, for it would run without the hook.
         """
+        import json  # not at import time: most units need no file
+
         text = json.dumps(spec(unit, hook_path, self._hook_options), indent=2) + "\n"
         name = _file_name(unit)
         try:

@@ -4,7 +4,6 @@
 # ruff: noqa: RUF009 - `_option` is dataclasses.field with a help text
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -165,6 +164,8 @@ def _bool(text: str) -> bool:
 
 
 def _names(path: Path) -> dict[str, str]:
+    import json  # as tomllib
+
     document = json.loads(path.read_bytes())
     if not isinstance(document, dict):
         raise ValueError

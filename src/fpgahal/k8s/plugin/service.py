@@ -8,6 +8,7 @@ afterwards and in a thread: pods that are bound to the node meanwhile are refuse
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import logging
 import os
@@ -142,6 +143,8 @@ class Service:
         end = time.monotonic() + STATUS_SECONDS
         while (not self.node.turns or self.node.unregistered()) and time.monotonic() < end:
             await asyncio.sleep(0.01)
+        gc.freeze()  # what is there now stays: no call of kubelet's need wait until all of it was looked through
+        gc.enable()
         if api:
             await self._open_api(stack)
         try:
@@ -151,6 +154,7 @@ class Service:
                 await _imported("fpgahal.k8s.plugin.prestart")
         except Exception as error:  # boards are offered all the same
             log.error("No status server, or no programming: %s: %s", type(error).__name__, error)
+        gc.freeze()
 
     async def _serve_status(self, stack: AsyncExitStack) -> None:
         status = await _imported("fpgahal.k8s.plugin.status")
