@@ -29,6 +29,7 @@ from fpgahal.manager.work import (
     Work,
 )
 
+_ENDED = 1000  # requests whose deadline is remembered for nothing, besides as many as are live
 _BLAMED = (Trouble.ERROR, Trouble.HUNG, Trouble.BOARD)  # for which a board may be the reason
 _FINAL = (Trouble.ARGUMENT, Trouble.ERROR, Trouble.HUNG)  # for which a request may be, that ran by itself
 
@@ -275,6 +276,9 @@ class Scheduler:
 
     def _expire(self, now: float) -> list[Request]:
         late = []
+        if len(self._deadlines) > _ENDED + 2 * len(self._live):  # those that ended long before, behind one that waits
+            self._deadlines = [one for one in self._deadlines if not one[2].ended]
+            heapq.heapify(self._deadlines)
         while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].ended):
             request = heapq.heappop(self._deadlines)[2]
             if not request.ended and not request.running:
