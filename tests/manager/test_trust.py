@@ -164,6 +164,7 @@ def test_a_bad_board_gets_no_more_than_it_can_spoil(tmp_path: Path) -> None:
         shown = m.status()["boards"][bad]
         assert shown["state"] == "resting" or time.monotonic() - since > REST
         until(lambda: [line for line in daemon.messages() if line["message"] == "board is tried again"])
+        assert m.status()["boards"][bad]["state"] == "trial"
         while time.monotonic() - since < 3 * REST:  # it is tried, and rests again; nobody else sees that
             assert add(m) == "right"
         rests = [line for line in daemon.messages() if line["message"] == "board rests"]

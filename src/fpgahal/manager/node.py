@@ -18,8 +18,8 @@ from fpgahal.manager.wire import Code, Failed, Frame, Submit, Verb
 
 _SHORT = 0.0005  # board-seconds that work may take on the thread that reads from clients
 _OPENING = 30.0  # seconds
-_LOG = logging.getLogger(__name__)
 _AT_ONCE = 0.002  # seconds that this thread spends on work before it looks at clients again
+_LOG = logging.getLogger(__name__)
 
 _TEXTS = {
     End.ERROR: "the run failed",
@@ -456,7 +456,9 @@ class Node:
     def _shown(self, worker: Worker, now: float) -> dict[str, Any]:
         board = worker.board
         rest = self._scheduler.rests(worker.name, now) if worker.name in self._scheduler.boards else 0.0
-        state = "running" if board.work else "idle" if board.up else "resting" if rest else "lost"
+        state = "running" if board.work else "resting" if rest else "lost"
+        if board.up and not board.work:
+            state = "trial" if board.trust.trial else "idle"
         if worker.drained:
             state = "draining" if worker.here else "drained"
         elif board.cordoned and state not in ("lost", "resting"):

@@ -276,7 +276,7 @@ class Scheduler:
 
     def _expire(self, now: float) -> list[Request]:
         late = []
-        if len(self._deadlines) > _ENDED + 2 * len(self._live):  # those that ended long before, behind one that waits
+        if len(self._deadlines) > _ENDED + 4 * len(self._live):  # those that ended long before, behind one that waits
             self._deadlines = [one for one in self._deadlines if not one[2].ended]
             heapq.heapify(self._deadlines)
         while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].ended):
