@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node manager: what a request costs over a direct call, what batching gives, what a hostile client takes from
-others, what keeping images gives, how soon a killed client is gone."""
+"""The node manager: what a request costs over a direct call, what batching gives, what keeping images gives, how soon a
+killed client is gone.  What a hostile client takes from others: `test_manager_others`."""
 
 from __future__ import annotations
 
@@ -168,71 +168,6 @@ def test_batching(book: Book, tmp_path: Path) -> None:
     book.enter("1-row request of 4 clients, batched by the manager", found["batch"], found["once"], "one by one")
     what, goal = "1-row request of 4 clients, 120 sent together", None if found["many"] < 10e-6 else 5
     book.enter(what, found["many"], found["once"], "one by one", at_least=goal)
-
-
-HOSTILE = """
-import os, random, socket, sys, time
-from fpgahal.manager import wire
-os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-path, how = sys.argv[1:]
-source = random.Random(1)
-
-def client(hello=True):
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sock.connect(path)
-    if hello:
-        sock.send(wire.pack(wire.Hello(1, 1), 1))
-        sock.recv(1 << 16)
-    return sock
-
-print("ready", flush=True)
-held = []
-while True:
-    try:
-        if how == "garbage frames":
-            with client(hello=False) as sock:
-                sock.send(source.randbytes(source.randint(1, 300)))
-        elif how == "10,000 connections":
-            held = held[-200:] + [client(hello=False)]
-        elif how == "a slow reader":
-            with client() as sock:
-                sock.setblocking(False)
-                while True:
-                    try:
-                        sock.send(wire.pack(wire.Status(), 5))
-                    except BlockingIOError:
-                        time.sleep(0.001)
-    except OSError:
-        time.sleep(0.0001)
-"""
-
-
-@pytest.mark.parametrize("how", ["garbage frames", "10,000 connections", "a slow reader"])
-def test_a_hostile_client(book: Book, daemon: Daemon, how: str) -> None:
-    data = model(100, 28)
-    with daemon.connect() as m:
-        shared, x, y = m.constant(data), m.allocate((1, 28), "f4"), m.allocate(1, "f4")
-        x[:] = 0
-
-        def through() -> object:
-            return m.submit("xgboost.predict", model=shared, x=x, y=y).result(20)
-
-        seconds(through)
-        quiet, attacked = [], []
-        for _ in range(ROUNDS):
-            quiet += seconds(through)
-            command = [sys.executable, "-c", HOSTILE, str(daemon.socket), how]
-            hostile = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-            try:
-                assert hostile.stdout is not None
-                assert hostile.stdout.readline() == "ready\n"
-                time.sleep(0.2)
-                attacked += seconds(through)
-            finally:
-                hostile.kill()
-                hostile.communicate()
-    what = f"request while another client is hostile: {how}, 99 %"
-    book.enter(what, percentile(attacked, 99), percentile(quiet, 99), "quiet", at_most=2)
 
 
 def test_four_images_on_two_boards(book: Book) -> None:

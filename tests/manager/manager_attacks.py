@@ -9,9 +9,14 @@ from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any
 
-from test_manager_hostile import bad_frames, connections, flood
+from test_manager_hostile import bad_frames, connections, flood, reports
 
-ATTACKS: dict[str, Any] = {"flood": flood, "connections": connections, "bad frames": bad_frames}
+ATTACKS: dict[str, Any] = {
+    "flood": flood,
+    "reports, none read": reports,
+    "connections": connections,
+    "bad frames": bad_frames,
+}
 
 
 class Told:

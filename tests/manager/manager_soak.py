@@ -22,6 +22,8 @@ CLIENTS = 5
 #: What happens, and how often: a second of the soak stands for more than two minutes of a day.
 KILL_A_CLIENT, FAULT, KILL_THE_MANAGER = 0.5, 0.5, 15.0  # seconds between two, on average
 FAULTS = ("hang", "run-error", "vanish", "program", "wrong-afu")
+WARM = 40.0  #: seconds: until then, threads' heaps, models and boards' buffers grow to what they stay at
+WINDOW = 20.0  #: seconds after them, from which on a slope says something
 EXPECTED = {name for name, causes in EXPLAINS.items() if causes - {"close"}}
 
 
@@ -33,10 +35,21 @@ class Life:
     memory: list[int] = field(default_factory=list)
     files: list[int] = field(default_factory=list)
 
+    def window(self) -> float:
+        """Seconds that were seen after the warm-up."""
+        return max(0.0, self.seconds[-1] - self.seconds[0] - WARM)
+
     def slope(self, values: list[int]) -> float:
-        """How much more in a second; the first fifth does not count, because models and buffers find their place."""
-        at = len(values) // 5
-        return float(np.polyfit(self.seconds[at:], values[at:], 1)[0]) if len(values) - at > 9 else 0.0
+        """How much more in a second, after the warm-up; 0 if that was not seen for long.
+
+        The median of the slopes between any two looks: a buffer that comes and goes does not count.
+        """
+        if self.window() < WINDOW:
+            return 0.0
+        at = int(np.searchsorted(self.seconds, self.seconds[0] + WARM))
+        x, y = np.array(self.seconds[at:]), np.array(values[at:], float)
+        left, right = np.triu_indices(len(x), 1)
+        return float(np.median((y[right] - y[left]) / (x[right] - x[left])))
 
 
 class Soak:
@@ -155,4 +168,4 @@ class Soak:
         assert not self.wrong, f"no reason for {self.wrong}"
 
 
-__all__ = ["Life", "Soak"]
+__all__ = ["WARM", "WINDOW", "Life", "Soak"]

@@ -366,6 +366,17 @@ def flood(daemon: Daemon, stop: threading.Event) -> None:
     os.close(fd)
 
 
+def reports(daemon: Daemon, stop: threading.Event) -> None:
+    """What is long and takes long, as fast as it goes, and none is read."""
+    with Raw(daemon) as raw:
+        raw.sock.setblocking(False)
+        while not stop.is_set():
+            with suppress(BlockingIOError):
+                raw.send(wire.pack(wire.Status(), next(raw.tags)))
+                continue
+            time.sleep(0.001)
+
+
 def connections(daemon: Daemon, stop: threading.Event) -> None:
     """10,000 of them, most refused, because a user has 64."""
     held: list[socket.socket] = []
@@ -391,7 +402,7 @@ def bad_frames(daemon: Daemon, stop: threading.Event) -> None:
             raw.send(source.randbytes(source.randint(1, 300)))
 
 
-@pytest.mark.parametrize("attack", [flood, connections, bad_frames])
+@pytest.mark.parametrize("attack", [flood, reports, connections, bad_frames])
 def test_others_go_on(daemon: Daemon, attack: Callable[[Daemon, threading.Event], None]) -> None:
     """Right, and soon enough; how soon exactly is a benchmark's business, with an attacker in a process of its own."""
     stop = threading.Event()

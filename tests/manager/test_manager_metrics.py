@@ -74,6 +74,7 @@ def test_metrics_are_what_happened(tmp_path: Path) -> None:
         run = found[f"{name}run_seconds_sum/vadd"] + found[f"{name}run_seconds_sum/passthrough"]
         assert found[f"{name}board_busy_seconds_total/{board}"] == pytest.approx(run)
         assert found[f"{name}board_up/{board}"] == found[f"{name}board_cordoned/{board}"] == 1
+        assert found[f"{name}board_resting_seconds/{board}"] == 0
         assert found[f"{name}board_reconfigurations_total/{board}"] == m.status()["reloads"] >= 1
         (user,) = (key for key in found if key.startswith(f"{name}bytes_moved_total"))
         assert found[user] == 51 * 3 * ONES.nbytes + 30 * 2 * ONES.nbytes

@@ -313,6 +313,18 @@ def test_deadlines_and_cancelling() -> None:
     assert scheduler.live == 0
 
 
+def test_deadlines_of_what_has_ended_are_forgotten() -> None:
+    """Also where somebody always waits, with an earlier one."""
+    scheduler = node()
+    for number in range(10_000):
+        scheduler.submit(request("a", deadline=1e6), number)
+        scheduler.submit(request("b", deadline=number + 5.0), number)
+        for work in scheduler.assign(number)[0]:
+            scheduler.done(work, 0.1, number)
+    assert scheduler.waiting
+    assert len(scheduler._deadlines) <= 4 * scheduler.live + 1001
+
+
 def test_a_client_that_dies() -> None:
     scheduler = node()
     mine = [request("a", "me") for _ in range(3)]

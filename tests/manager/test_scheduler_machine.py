@@ -64,6 +64,7 @@ class Node(RuleBasedStateMachine):
         assert len(others) < work.board.lanes
         assert all(one.image == work.image and not one.reload for one in others)
         assert not (others and work.reload)
+        assert not (work.board.trust.trial and (others or len(work.requests) > 1))
         assert name not in self.down
         assert not work.board.cordoned
         assert work.board.loaded == work.image
@@ -161,7 +162,10 @@ class Node(RuleBasedStateMachine):
             self.now += seconds
             if trouble is Trouble.BOARD:
                 self.down.add(work.board.name)
-            self.finish(work, self.scheduler.failed(work, trouble, seconds, self.now), trouble)
+            outcome = self.scheduler.failed(work, trouble, seconds, self.now)
+            if not work.board.up:
+                self.down.add(work.board.name)
+            self.finish(work, outcome, trouble)
             while trouble in (Trouble.BOARD, Trouble.HUNG) and self.running[work.board.name]:  # it was reset
                 other = self.running[work.board.name][0]
                 self.finish(other, self.scheduler.failed(other, Trouble.STOPPED, 0.0, self.now), Trouble.STOPPED)

@@ -375,8 +375,7 @@ def test_s3_is_down_for_a_moment(world: World) -> None:
 
 def test_a_board_is_lost_in_the_middle(world: World) -> None:
     def lose() -> None:
-        until(lambda: any(board["running"] for board in boards()))
-        lost.append(next(i for i, board in enumerate(boards()) if board["running"]))
+        until(lambda: lost.extend(i for i, board in enumerate(boards()) if board["running"]) or lost)
         world.daemon.rack.fault(lost[0], "vanish")
 
     def boards() -> list[dict[str, Any]]:

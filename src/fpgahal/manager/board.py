@@ -127,6 +127,9 @@ class Owner(Protocol):
     def lost(self, worker: Worker) -> None:
         """The board does not answer, and had no work."""
 
+    def rests(self, worker: Worker) -> float:
+        """Seconds for which the board is not to be opened."""
+
 
 class Worker:
     """A board, and its threads: while one waits for a run, another brings the next one's arrays.
@@ -269,9 +272,13 @@ class Worker:
                 self.here = False
             self._owner.lost(self)
             return _CHECK
+        rest = self._owner.rests(self)
         with self._lock:
             if self._flights:  # they will see
                 return _CHECK
+            if rest:
+                self._give_up()  # which resets it
+                return min(rest, _CHECK)
             if self._dev is not None:
                 try:
                     loaded = self._dev.afu_id
@@ -373,7 +380,8 @@ class Worker:
         self._turns.clear()
         while self._opened:
             self._opened.popitem()[1].close()
-        programmed = self._dev.program(self._images[work.image], timeout=self.timeout * 6)
+        doubtful = self.board.trust.trial  # perhaps the image is not any more what was written
+        programmed = self._dev.program(self._images[work.image], timeout=self.timeout * 6, force=doubtful)
         self._image = work.image
         if not programmed:  # it ran that image already, and this process did not know
             return None
@@ -428,6 +436,8 @@ class Worker:
             self._give_up()
         elif loading or not isinstance(error, ArgumentRangeError | RunError):
             self._give_up()
+        elif isinstance(error, ArgumentRangeError):
+            trouble = Trouble.ARGUMENT
         if flight is not None:  # not before the board was reset
             flight.end_turn()
         return Result(seconds, reload, trouble, error)

@@ -106,6 +106,7 @@ class Metrics(Collector):
         for key, kind, name, help in (
             ("up", GaugeMetricFamily, "board_up", "1 if the board answers."),
             ("cordoned", GaugeMetricFamily, "board_cordoned", "1 if it gets no requests."),
+            ("resting_seconds", GaugeMetricFamily, "board_resting_seconds", "Until it is tried again."),
             ("busy_seconds", CounterMetricFamily, "board_busy_seconds", "Time for which it ran."),
             ("reloads", CounterMetricFamily, "board_reconfigurations", "Images that it was given."),
         ):

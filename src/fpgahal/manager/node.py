@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -18,6 +19,7 @@ from fpgahal.manager.wire import Code, Failed, Frame, Submit, Verb
 _SHORT = 0.0005  # board-seconds that work may take on the thread that reads from clients
 _OPENING = 30.0  # seconds
 _AT_ONCE = 0.002  # seconds that this thread spends on work before it looks at clients again
+_LOG = logging.getLogger(__name__)
 
 _TEXTS = {
     End.ERROR: "the run failed",
@@ -326,7 +328,7 @@ class Node:
         """Work has ended: tell the clients, and give the next."""
         now = clock()
         with self._lock:
-            before = self._scheduler.wake
+            before, rested = self._scheduler.wake, work.board.trust.rests
             if result.trouble is None:
                 outcome = self._scheduler.done(work, result.seconds, now, result.reload)
                 self.figures[work.requests[0].accelerator].done(work.requests, result.seconds)
@@ -337,6 +339,10 @@ class Node:
             for request, end in outcome:
                 self.counts[end.value] += request.count
             sooner = self._scheduler.wake < before
+            rest = self._scheduler.rests(worker.name, now) if work.board.trust.rests > rested else 0.0
+        if rest:
+            _LOG.warning("board rests", extra={"board": worker.name, "seconds": rest, "error": str(result.error)})
+            worker.look()
         self._told(work, result, outcome)
         if late:
             self._late(late)
@@ -355,7 +361,11 @@ class Node:
         with self._lock:
             if worker.name not in self._scheduler.boards:
                 self._scheduler.add(worker.board)
+            if self._scheduler.rests(worker.name, clock()):  # it failed meanwhile
+                return
             self._scheduler.back(worker.name, loaded, clock())
+        if worker.board.trust.trial:
+            _LOG.info("board is tried again", extra={"board": worker.name})
         self._poke()
 
     def lost(self, worker: Worker) -> None:
@@ -363,6 +373,11 @@ class Node:
         with self._lock:
             if not worker.board.works and not worker.board.taken and worker.name in self._scheduler.boards:
                 self._scheduler.lose(worker.name)
+
+    def rests(self, worker: Worker) -> float:
+        """Whether, and how long, a board is left alone."""
+        with self._lock:
+            return self._scheduler.rests(worker.name, clock()) if worker.name in self._scheduler.boards else 0.0
 
     # --- telling --------------------------------------------------------------------------------------------------
 
@@ -440,10 +455,13 @@ class Node:
 
     def _shown(self, worker: Worker, now: float) -> dict[str, Any]:
         board = worker.board
-        state = "running" if board.work else "idle" if board.up else "lost"
+        rest = self._scheduler.rests(worker.name, now) if worker.name in self._scheduler.boards else 0.0
+        state = "running" if board.work else "resting" if rest else "lost"
+        if board.up and not board.work:
+            state = "trial" if board.trust.trial else "idle"
         if worker.drained:
             state = "draining" if worker.here else "drained"
-        elif board.cordoned and state != "lost":
+        elif board.cordoned and state not in ("lost", "resting"):
             state = "cordoned"
         return {
             "address": worker.name,
@@ -457,6 +475,7 @@ class Node:
             "accelerators": sorted(board.images),
             "running": sum([one.count for work in board.works for one in work.requests]),
             "running_seconds": now - board.work.requests[0].began if board.work else 0.0,
+            "resting_seconds": rest,
             "busy_seconds": board.busy_seconds,
             "reloads": board.reloads,
         }

@@ -29,6 +29,10 @@ from fpgahal.manager.work import (
     Work,
 )
 
+_ENDED = 1000  # requests whose deadline is remembered for nothing, besides as many as are live
+_BLAMED = (Trouble.ERROR, Trouble.HUNG, Trouble.BOARD)  # for which a board may be the reason
+_FINAL = (Trouble.ARGUMENT, Trouble.ERROR, Trouble.HUNG)  # for which a request may be, that ran by itself
+
 
 class Scheduler:
     """Boards, and the requests that want them.
@@ -137,6 +141,7 @@ class Scheduler:
         """End what :meth:`take` began: it was done in so many board-seconds."""
         board.taken, board.idle_since = False, now
         board.busy_seconds += seconds
+        board.trust.gain()
         backlog = self._backlog
         if user in backlog.active:
             backlog.users[user].charge(seconds)
@@ -226,6 +231,12 @@ class Scheduler:
         board = self.boards[name]
         board.up, board.loaded, board.idle_since, board.turn_began = True, loaded, now, -NEVER
 
+    def rests(self, name: str, now: float) -> float:
+        """Seconds for which a board is better left alone, because everything failed on it."""
+        board = self.boards[name]
+        others = [other.images for other in self.boards.values() if other.up and not other.cordoned]
+        return board.trust.left(now, needed=any(not any(one in other for other in others) for one in board.images))
+
     def cordon(self, name: str, cordoned: bool = True) -> None:
         """Give a board no more work, or give it work again; what it runs goes on."""
         self.boards[name].cordoned = cordoned
@@ -254,7 +265,8 @@ class Scheduler:
             again = False
             for board in [*filter(_idle, self.boards.values()), *filter(self._has_room, self.boards.values())]:
                 if (request := self._choose(board, now)) is not None:
-                    requests = (request, *self._backlog.companions(request, now))
+                    others = () if board.trust.trial else self._backlog.companions(request, now)
+                    requests = (request, *others)
                     for one in requests:
                         self._backlog.remove(one)
                     works.append(self._begin(board, requests, now))
@@ -264,6 +276,9 @@ class Scheduler:
 
     def _expire(self, now: float) -> list[Request]:
         late = []
+        if len(self._deadlines) > _ENDED + 4 * len(self._live):  # those that ended long before, behind one that waits
+            self._deadlines = [one for one in self._deadlines if not one[2].ended]
+            heapq.heapify(self._deadlines)
         while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].ended):
             request = heapq.heappop(self._deadlines)[2]
             if not request.ended and not request.running:
@@ -274,7 +289,7 @@ class Scheduler:
 
     def _has_room(self, board: Board) -> bool:
         """Whether a board that has work can take some more for the same image."""
-        if not board.works or len(board.works) >= board.lanes or not board.up or board.cordoned:
+        if not board.works or len(board.works) >= board.lanes or not board.up or board.cordoned or board.trust.trial:
             return False
         last = board.works[-1]
         return not last.reload and last.size * self.cost(last.requests[0].accelerator) > self.settings.overlap
@@ -364,6 +379,7 @@ class Scheduler:
     def done(self, work: Work, seconds: float, now: float, reload: float | None = None) -> Outcome:
         """Work was done, in so many board-seconds; `reload`: what loading the image took, before."""
         self._free(work, now)
+        work.board.trust.gain()
         if reload is not None:
             work.board.reload += 0.5 * (reload - work.board.reload)
             self._backlog.users[work.requests[0].user].charge(reload)
@@ -382,6 +398,9 @@ class Scheduler:
         self._free(work, now)
         self._settle(work, seconds)
         board = work.board
+        doubtful = board.trust.trial
+        if trouble in _BLAMED and board.trust.lose(work.requests[0].id, now):
+            board.loaded, board.up = None, False
         if trouble is Trouble.PROGRAM:
             board.loaded = None
             board.refused[work.image] = now + self.settings.backoff
@@ -391,7 +410,7 @@ class Scheduler:
         requests = self._parts(work)
         for request in reversed(requests):
             request.running = False
-            end = self._verdict(request, trouble, len(requests))
+            end = self._verdict(request, trouble, len(requests), doubtful)
             if end is None:
                 request.alone = request.alone or len(requests) > 1
                 self._backlog.add(request, first=True)
@@ -415,10 +434,12 @@ class Scheduler:
             found += parts
         return found
 
-    def _verdict(self, request: Request, trouble: Trouble, together: int) -> End | None:
-        """How it ends; None: it is tried again."""
+    def _verdict(self, request: Request, trouble: Trouble, together: int, doubtful: bool) -> End | None:
+        """How it ends; None: it is tried again, as it is where the board is more `doubtful` than the request."""
         end = ENDS[trouble]
-        if request.tries >= self.settings.tries or (together == 1 and trouble in (Trouble.ERROR, Trouble.HUNG)):
+        if request.tries >= self.settings.tries:
+            return end
+        if together == 1 and trouble in _FINAL and (trouble is Trouble.ARGUMENT or request.once or not doubtful):
             return end
         return End.LOST if request.dropped or (request.once and trouble is not Trouble.PROGRAM) else None
 

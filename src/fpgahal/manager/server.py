@@ -24,10 +24,12 @@ from fpgahal import DeviceInfo, FpgaError
 from fpgahal.manager import packets, soon, wire
 from fpgahal.manager.accelerators import Accelerator
 from fpgahal.manager.board import clock
-from fpgahal.manager.connection import Account, Connection, Peer, QuotaError
+from fpgahal.manager.complaints import Complaints
+from fpgahal.manager.connection import Account, Connection, QuotaError
 from fpgahal.manager.cordons import Cordons
+from fpgahal.manager.door import Door
 from fpgahal.manager.limits import Limits
-from fpgahal.manager.listener import Allowance, gone, listen, refuse
+from fpgahal.manager.listener import Allowance, gone, listen
 from fpgahal.manager.memory import Array
 from fpgahal.manager.node import NEVER, Asked, Known, Node, failure
 from fpgahal.manager.policy import Policy
@@ -39,7 +41,7 @@ from fpgahal.manager.wire import Code, Failed, Frame, ProtocolError
 _FRAMES = 32  # of one client, before others are looked at
 _LONGEST = 3600.0  # seconds that epoll waits: a deadline may be beyond what it takes
 _PAUSE = 0.02  # seconds between two looks at who wants to connect, if strangers have had their time
-_NONSENSE = 0.0001  # seconds, about, that it takes to hang up on somebody
+_DEPOSIT = 0.001  # seconds that who connects is charged until it says hello: others notice how often it happens
 _PREPARING = 64  # requests of one client that may be prepared at a time
 _SLICE = 100e-6  # seconds of this thread that one client gets, before others are looked at
 _SPIN = 200e-6  # seconds that the next request is looked for before sleeping
@@ -97,10 +99,10 @@ class Server:
         self._epoll = select.epoll()
         self._strangers = Allowance()
         self._pause = NEVER  # when to look at new clients again
-        self._complained = -NEVER
-        self._complaints = 0
+        self._complaints = Complaints(_LOG)
         self._reported = False  # which takes long: others come before this client's next packet
         self._listener = listen(self.path, mode)
+        self._door = Door(self._listener, self.policy, self._accounts, self._complaints)
         self.node = Node(devices, catalogue, self._share, self._poke, settings, self.limits.timeout)
         self._cordons = Cordons(self.path.with_name(f"{self.path.name}.cordons"), self.node)
 
@@ -138,7 +140,7 @@ class Server:
     def _close(self, preparer: threading.Thread) -> None:
         with suppress(FileNotFoundError):
             self.path.unlink()
-        self._listener.close()
+        self._door.close()
         for connection in list(self._connections.values()):
             self._drop(connection, "the manager stops")
         self._slow.put(None)
@@ -178,6 +180,8 @@ class Server:
         self._answered = False
         if not events:
             wake = min(self.node.wake, self._pause)
+            if self._door.guests and self._pause == NEVER:
+                wake = 0.0
             events = self._epoll.poll(None if wake == NEVER else min(max(0.0, wake - clock()), _LONGEST))
         self._alone = len(events) == 1
         new = False
@@ -202,10 +206,13 @@ class Server:
                     self._mail.popleft()()
             elif fd == self._listener.fileno():
                 new = True
-        if new:  # now, because a number of a file that was closed above may come again
+        if (new or self._door.guests) and self._pause == NEVER:
             if self._strangers.left():
-                with self._strangers:
-                    self._accept()
+                with self._strangers:  # now, because a number of a file that was closed above may come again
+                    if new:
+                        self._door.look(self._most_connections - len(self._connections))
+                    if self._door.guests:
+                        self._let_in()
             else:
                 self._pause = clock() + _PAUSE
                 self._epoll.modify(self._listener, 0)
@@ -215,36 +222,24 @@ class Server:
         try:
             self._read(connection, busy)
         except ProtocolError as error:
-            self._complain("protocol error", client=connection.number, uid=connection.user, error=str(error))
+            self._complaints.add("protocol error", client=connection.number, uid=connection.user, error=str(error))
             connection.reply((0, failure(error, Code.PROTOCOL)))
             self._drop(connection, "protocol error")
-            self._strangers.charge(_NONSENSE)
+            if connection.greeted:
+                self._strangers.charge(_DEPOSIT)  # which it had back
         except Exception:  # a defect should not cost more than this connection
             _LOG.exception("a client's frames failed", extra={"client": connection.number})
             self._drop(connection, "a defect")
 
     # --- connections --------------------------------------------------------------------------------------------
 
-    def _accept(self) -> None:
-        try:
-            sock, _address = self._listener.accept()
-        except BlockingIOError:
-            return
-        except OSError as error:  # it went away meanwhile, or there are no file descriptors left
-            self._complain("accept failed", error=str(error))
-            return
+    def _let_in(self) -> None:
+        """Have one more client."""
+        sock, peer, account = self._door.next()
         if gone(sock):
             sock.close()
             return
-        peer = Peer.of(sock)
-        account = self._accounts.get(peer.uid)
-        grant = peer.grant(self.policy)
-        if account is None:
-            account = self._accounts[peer.uid] = Account(grant, grant.share)
-        account.grant, account.share = grant, grant.share
-        if account.connections >= grant.connections or len(self._connections) >= self._most_connections:
-            refuse(sock, wire.pack(Failed(Code.QUOTA, "This user, or the manager, has too many connections.")))
-            return
+        self._strangers.charge(_DEPOSIT)
         self._numbers += 1
         number = self._numbers
         connection = Connection(sock, number, peer, account, partial(self._behind, number))
@@ -270,13 +265,6 @@ class Server:
             "client gone",
             extra={"client": connection.number, "pid": connection.peer.pid, "uid": connection.peer.uid, "why": why},
         )
-
-    def _complain(self, message: str, **extra: object) -> None:
-        """Log what a client does wrong, once a second: nobody keeps the manager busy with writing logs."""
-        self._complaints += 1
-        if clock() - self._complained >= 1:
-            _LOG.warning(message, extra=extra | {"times": self._complaints})
-            self._complained, self._complaints = clock(), 0
 
     def _behind(self, number: int) -> None:
         """A client does not read its answers: its requests are not read either, until it does."""
@@ -368,6 +356,7 @@ class Server:
                 f"This manager speaks version {wire.VERSION}; the client wants {frame.lowest} at least."
             )
         connection.greeted = True
+        self._strangers.charge(-_DEPOSIT)
         grant = connection.account.grant
         limits = (min(grant.buffers, 0xFFFF), min(grant.requests, 0xFFFF_FFFF), grant.memory)
         connection.reply((tag, wire.Welcome(wire.VERSION, *limits)))

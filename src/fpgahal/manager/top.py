@@ -76,7 +76,8 @@ def _drawn(view: Report, path: str | None) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    styles = {"lost": "bold red", "drained": "yellow", "draining": "yellow", "cordoned": "yellow", "running": "green"}
+    styles = dict.fromkeys(("drained", "draining", "cordoned"), "yellow")
+    styles |= {"lost": "bold red", "resting": "bold red", "running": "green"}
     drawn: list[Any] = [Text(headline(view), style="bold"), Text("q ends", style="dim")]
     for section in sections(view):
         table = Table(title=section.title, title_justify="left", box=None, pad_edge=False, header_style="dim")

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 from fpgahal.manager.backlog import Request
+from fpgahal.manager.trust import Trust
 
 NEVER = float("inf")
 
@@ -27,6 +28,7 @@ class Refused(Exception):
 class Trouble(enum.Enum):
     """What went wrong with some work."""
 
+    ARGUMENT = "the request is at fault"
     ERROR = "the run failed"
     HUNG = "the run took longer than it may"
     PROGRAM = "the image could not be loaded; nothing was run"
@@ -45,6 +47,7 @@ class End(enum.Enum):
 
 
 ENDS = {
+    Trouble.ARGUMENT: End.ERROR,
     Trouble.ERROR: End.ERROR,
     Trouble.HUNG: End.HUNG,
     Trouble.PROGRAM: End.PROGRAM,
@@ -99,6 +102,7 @@ class Board:
     works : list of Work
     taken : bool
         By what is run without being a Work: see :meth:`Scheduler.take`.
+    trust : Trust
     """
 
     name: str
@@ -110,6 +114,7 @@ class Board:
     lanes: int = 1
     works: list[Work] = field(default_factory=list)
     taken: bool = False
+    trust: Trust = field(default_factory=Trust)
     turn_began: float = -NEVER
     idle_since: float = -NEVER
     refused: dict[Hashable, float] = field(default_factory=dict)
