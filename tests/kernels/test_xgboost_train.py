@@ -86,6 +86,8 @@ def columns(kind: str) -> np.ndarray | scipy.sparse.csr_matrix:
         x = rng.integers(0, 4, (n, 6)).astype(np.float32)
     elif kind == "missing":
         x[rng.random((n, 6)) < 0.4] = np.nan
+    elif kind == "mostly missing":
+        x[rng.random((n, 6)) < 0.7] = np.nan
     elif kind == "constant and empty":
         x[:, 1], x[:, 3], x[::2, 4] = 5, np.nan, np.nan
         x[1::2, 4] = 2  # constant where it is there
@@ -109,6 +111,7 @@ KINDS = (
     "dense",
     "ties",
     "missing",
+    "mostly missing",
     "constant and empty",
     "equal columns",
     "signed zeros and denormals",
