@@ -219,6 +219,15 @@ def test_several_boards(devices, names: tuple[str, ...]) -> None:
     check(chosen, BINARY, xgb.DMatrix(x[:, :2], y), 2)  # fewer features than boards
 
 
+def test_cores_of_a_board() -> None:
+    with emu.rack("u250", cores=3), fpgahal.open() as dev:
+        for kind in ("missing", "equal columns", "one row a value"):  # ties between cores, and fewer columns than those
+            x = columns(kind)
+            y = np.random.default_rng(5).integers(0, 2, len(x))
+            check(dev, {**BINARY, "max_depth": 6}, xgb.DMatrix(x, y), 10)
+        check(dev, {**BINARY, "max_depth": 8}, xgb.DMatrix(*flights(20_000)), 3)
+
+
 def test_levels_in_pages(devices, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_train, "Boards", functools.partial(_train_board.Boards, page=3))
     x = columns("missing")
