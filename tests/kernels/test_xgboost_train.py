@@ -86,6 +86,8 @@ def columns(kind: str) -> np.ndarray | scipy.sparse.csr_matrix:
         x = rng.integers(0, 4, (n, 6)).astype(np.float32)
     elif kind == "missing":
         x[rng.random((n, 6)) < 0.4] = np.nan
+    elif kind == "mostly missing":
+        x[rng.random((n, 6)) < 0.7] = np.nan
     elif kind == "constant and empty":
         x[:, 1], x[:, 3], x[::2, 4] = 5, np.nan, np.nan
         x[1::2, 4] = 2  # constant where it is there
@@ -109,6 +111,7 @@ KINDS = (
     "dense",
     "ties",
     "missing",
+    "mostly missing",
     "constant and empty",
     "equal columns",
     "signed zeros and denormals",
@@ -214,6 +217,15 @@ def test_several_boards(devices, names: tuple[str, ...]) -> None:
     check(chosen, {**BINARY, "max_depth": 6}, xgb.DMatrix(x, y), 6)
     check(chosen, {**BINARY, "max_depth": 3}, xgb.DMatrix(columns("equal columns"), y), 3)  # ties between boards
     check(chosen, BINARY, xgb.DMatrix(x[:, :2], y), 2)  # fewer features than boards
+
+
+def test_cores_of_a_board() -> None:
+    with emu.rack("u250", cores=3), fpgahal.open() as dev:
+        for kind in ("missing", "equal columns", "one row a value"):  # ties between cores, and fewer columns than those
+            x = columns(kind)
+            y = np.random.default_rng(5).integers(0, 2, len(x))
+            check(dev, {**BINARY, "max_depth": 6}, xgb.DMatrix(x, y), 10)
+        check(dev, {**BINARY, "max_depth": 8}, xgb.DMatrix(*flights(20_000)), 3)
 
 
 def test_levels_in_pages(devices, monkeypatch: pytest.MonkeyPatch) -> None:

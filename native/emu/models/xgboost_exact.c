@@ -5,7 +5,7 @@
  *
  * Sums are float64, in the order of the column; a candidate's loss is float32.  flags bit 0 is the gain variant: 0 as
  * xgboost <= 3.3 computes it (threshold(g)^2 / (h + lambda), both rounded to float32 first), 1 as >= 3.4 does (in
- * float64, from the float32 weight).
+ * float64, from the float32 weight).  A board with several cores shares out the columns to them.
  */
 #include "../../include/board.h"
 
@@ -52,8 +52,16 @@ struct node {
 
 struct level {
     const struct row *rows;
-    struct best *best;
+    const struct entry *entries;
+    const uint64_t *col_ptr;
+    const double (*stats)[2];
+    const float *root_gain;
+    uint32_t *passes; /* their indexes, in xgboost's order */
+    struct best *best; /* so far */
+    pthread_mutex_t lock; /* of `best` */
+    _Atomic int rc; /* the first error */
     _Atomic int *cancel;
+    uint64_t nnz;
     uint32_t n_rows, n_nodes, flags;
     float min_child_weight, max_delta_step, alpha, lambda;
 };
@@ -233,23 +241,79 @@ INLINE int pass_all(const struct level *l, const struct pass *passes, int n, boo
     return 0;
 }
 
-static int run_passes(const struct level *l, const struct pass *passes, int n)
+/* xgboost's order: by feature, forward first. */
+static uint32_t order(uint32_t index)
 {
+    return index << 1 | index >> 31;
+}
+
+/* What the passes from the one with index `first` on need not look for: a split as good as one that comes earlier. */
+static void begin_passes(struct level *l, struct pass *p, uint32_t first)
+{
+    pthread_mutex_lock(&l->lock);
+    for (uint32_t at = 0; at < l->n_nodes; at++) {
+        const struct best *best = &l->best[at];
+        p->nodes[at] = (struct node){ .total = { l->stats[at][0], l->stats[at][1] }, .root_gain = l->root_gain[at],
+                                      .loss = order(best->index) < order(first) ? best->loss : 0 };
+    }
+    pthread_mutex_unlock(&l->lock);
+}
+
+/* Other cores may have found something better, or the same in a later column. */
+static void end_passes(struct level *l, const struct pass *p)
+{
+    pthread_mutex_lock(&l->lock);
+    for (uint32_t at = 0; at < l->n_nodes; at++) {
+        const struct best *mine = &p->best[at], *best = &l->best[at];
+        if (mine->loss > best->loss
+            || (mine->loss > 0 && mine->loss == best->loss && order(mine->index) < order(best->index)))
+            l->best[at] = *mine;
+    }
+    pthread_mutex_unlock(&l->lock);
+}
+
+/* What the host may change while we work is read once, and checked after it was read. */
+static int begin_pass(const struct level *l, struct pass *p, uint32_t index)
+{
+    uint32_t feature = index & ~DEFAULT_LEFT;
+    uint64_t begin = l->col_ptr[feature], end = l->col_ptr[feature + 1];
+    if (begin > end || end > l->nnz || end - begin > l->n_rows)
+        return EINVAL;
+    bool back = index & DEFAULT_LEFT && begin < end;
+    p->entries = l->entries + (back ? end - 1 : begin);
+    p->step = index & DEFAULT_LEFT ? -1 : 1;
+    p->count = end - begin;
+    p->index = index;
+    return 0;
+}
+
+/* One or two passes, on one of the board's cores. */
+static void run_passes(void *context, uint64_t begin, uint64_t end)
+{
+    struct level *l = context;
     bool plain = !(l->flags & GAIN_FLOAT64) && l->alpha == 0 && l->max_delta_step == 0 && l->min_child_weight > 0;
-    for (int i = 0; i < n; i++) {
-        for (uint32_t at = 0; at < l->n_nodes; at++) {
-            passes[i].nodes[at].sum = (pair){ 0, 0 };
-            passes[i].nodes[at].loss = l->best[at].loss;
-        }
-    }
-    int rc = plain ? pass_all(l, passes, n, true) : pass_all(l, passes, n, false);
+    int n = (int)(end - begin), rc = 0;
+    struct node *nodes = aligned_alloc(64, ((uint64_t)n * l->n_nodes * sizeof *nodes + 63) / 64 * 64);
+    struct best *best = calloc((uint64_t)n * l->n_nodes, sizeof *best);
+    struct pass passes[2] = { 0 };
+    if (!nodes || !best)
+        rc = ENOMEM;
     for (int i = 0; !rc && i < n; i++) {
-        for (uint32_t at = 0; at < l->n_nodes; at++) {
-            if (passes[i].nodes[at].loss > l->best[at].loss)
-                l->best[at] = passes[i].best[at];
-        }
+        passes[i].nodes = nodes + (uint64_t)i * l->n_nodes;
+        passes[i].best = best + (uint64_t)i * l->n_nodes;
+        if (!(rc = begin_pass(l, &passes[i], l->passes[begin + (uint64_t)i])))
+            begin_passes(l, &passes[i], l->passes[begin]);
     }
-    return rc;
+    if (!rc)
+        rc = plain ? pass_all(l, passes, n, true) : pass_all(l, passes, n, false);
+    for (int i = 0; !rc && i < n; i++)
+        end_passes(l, &passes[i]);
+    if (rc) {
+        int none = 0;
+        atomic_compare_exchange_strong(&l->rc, &none, rc);
+    }
+    free(nodes);
+    free(best);
 }
 
 /* ---- the kernel ------------------------------------------------------------------------------------ */
@@ -271,61 +335,41 @@ static uint64_t bytes(const struct emu_call *c)
     return c->reg_bytes < END ? 0 : c->regs[N_ROWS / 4] * (sizeof(struct row) + c->regs[N_FEATURES / 4] * (uint64_t)8);
 }
 
-static int search(struct emu_call *c, struct level *l, struct node *nodes)
+static int search(struct emu_call *c, struct level *l)
 {
     uint32_t n_features = c->regs[N_FEATURES / 4], n = l->n_nodes;
-    const uint64_t *col_ptr = c->memory(c, pointer(c, COL_PTR), ((uint64_t)n_features + 1) * 8);
-    const uint8_t *dirs = col_ptr ? c->memory(c, pointer(c, DIRS), n_features) : NULL;
-    const double(*stats)[2] = dirs ? c->memory(c, pointer(c, NODE_STATS), (uint64_t)n * 16) : NULL;
-    const float *root_gain = stats ? c->memory(c, pointer(c, ROOT_GAIN), (uint64_t)n * 4) : NULL;
-    struct best *out = root_gain ? c->memory(c, pointer(c, BEST), n * sizeof *out) : NULL;
+    l->col_ptr = c->memory(c, pointer(c, COL_PTR), ((uint64_t)n_features + 1) * 8);
+    const uint8_t *dirs = l->col_ptr ? c->memory(c, pointer(c, DIRS), n_features) : NULL;
+    l->stats = dirs ? c->memory(c, pointer(c, NODE_STATS), (uint64_t)n * 16) : NULL;
+    l->root_gain = l->stats ? c->memory(c, pointer(c, ROOT_GAIN), (uint64_t)n * 4) : NULL;
+    struct best *out = l->root_gain ? c->memory(c, pointer(c, BEST), n * sizeof *out) : NULL;
     l->rows = out ? c->memory(c, pointer(c, ROWS), (uint64_t)l->n_rows * sizeof *l->rows) : NULL;
     if (!l->rows)
         return EFAULT;
-    uint64_t nnz = col_ptr[n_features];
-    if (nnz > UINT64_MAX / sizeof(struct entry))
+    l->nnz = l->col_ptr[n_features];
+    if (l->nnz > UINT64_MAX / sizeof(struct entry))
         return EINVAL;
-    const struct entry *entries = NULL;
-    if (nnz && !(entries = c->memory(c, pointer(c, ENTRIES), nnz * sizeof *entries)))
+    if (l->nnz && !(l->entries = c->memory(c, pointer(c, ENTRIES), l->nnz * sizeof *l->entries)))
         return EFAULT;
-    if (((uintptr_t)col_ptr | (uintptr_t)stats | (uintptr_t)out | (uintptr_t)entries) % 8
-        || ((uintptr_t)root_gain | (uintptr_t)l->rows) % 4)
+    if (((uintptr_t)l->col_ptr | (uintptr_t)l->stats | (uintptr_t)out | (uintptr_t)l->entries) % 8
+        || ((uintptr_t)l->root_gain | (uintptr_t)l->rows) % 4)
         return EINVAL;
-    struct pass passes[2];
-    for (int i = 0; i < 2; i++) {
-        passes[i].nodes = nodes + (uint64_t)i * n;
-        passes[i].best = l->best + (uint64_t)(i + 1) * n;
-        for (uint32_t at = 0; at < n; at++)
-            passes[i].nodes[at] = (struct node){ .total = { stats[at][0], stats[at][1] }, .root_gain = root_gain[at] };
-    }
-    /* What the host may change while we work is read once, and checked after it was read. */
-    uint64_t begin = col_ptr[0];
-    int waiting = 0, rc = 0;
+    if (!(l->passes = malloc(2 * ((uint64_t)n_features + 1) * sizeof *l->passes)))
+        return ENOMEM;
+    uint64_t count = 0;
     for (uint32_t feature = 0; feature < n_features; feature++) {
-        uint64_t end = col_ptr[feature + 1], count = end - begin;
-        if (begin > end || end > nnz || count > l->n_rows)
-            return EINVAL;
         uint8_t way = dirs[feature];
-        for (int back = 0; back < 2; back++) {
-            if (!(way & (back ? BACKWARD : FORWARD)))
-                continue;
-            struct pass *p = &passes[waiting++];
-            p->entries = back && count ? entries + end - 1 : entries + begin;
-            p->step = back ? -1 : 1;
-            p->count = count;
-            p->index = feature | (back ? DEFAULT_LEFT : 0);
-            if (waiting == 2) {
-                if ((rc = run_passes(l, passes, waiting)))
-                    return rc;
-                waiting = 0;
-            }
-        }
-        begin = end;
+        if (way & FORWARD)
+            l->passes[count++] = feature;
+        if (way & BACKWARD)
+            l->passes[count++] = feature | DEFAULT_LEFT;
     }
-    if (waiting && (rc = run_passes(l, passes, waiting)))
-        return rc;
-    memcpy(out, l->best, n * sizeof *out);
-    return 0;
+    int rc = emu_team(c, count, 2, run_passes, l);
+    if (!rc)
+        rc = atomic_load(&l->rc);
+    if (!rc)
+        memcpy(out, l->best, n * sizeof *out);
+    return rc;
 }
 
 static int execute(struct emu_call *c)
@@ -346,10 +390,11 @@ static int execute(struct emu_call *c)
         return 0;
     if (!(l.min_child_weight >= 0 && l.max_delta_step >= 0 && l.alpha >= 0 && l.lambda >= 0))
         return EINVAL;
-    struct node *nodes = aligned_alloc(64, (2 * l.n_nodes * sizeof *nodes + 63) / 64 * 64);
-    l.best = calloc(3 * l.n_nodes, sizeof *l.best); /* the level's, and those of two passes */
-    int rc = nodes && l.best ? search(c, &l, nodes) : ENOMEM;
-    free(nodes);
+    pthread_mutex_init(&l.lock, NULL);
+    l.best = calloc(l.n_nodes, sizeof *l.best);
+    int rc = l.best ? search(c, &l) : ENOMEM;
+    pthread_mutex_destroy(&l.lock);
+    free(l.passes);
     free(l.best);
     return rc;
 }

@@ -160,6 +160,23 @@ def sorted_columns(const int64_t[::1] indptr, const int32_t[::1] indices, const 
     return entries_array, col_array
 
 
+def columns(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, Py_ssize_t n_features):
+    """The values of a CSR matrix, column after column; NaN: missing.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_features, n_rows)
+    """
+    cdef Py_ssize_t row, at
+    array = np.full((n_features, indptr.shape[0] - 1), np.nan, np.float32)
+    cdef float[:, ::1] to = array
+    with nogil:
+        for row in range(to.shape[1]):
+            for at in range(indptr[row], indptr[row + 1]):
+                to[indices[at], row] = data[at]
+    return array
+
+
 def strictly_ascending(const int64_t[::1] indptr, const int32_t[::1] indices):
     """Whether the column numbers of each row ascend, none of them twice."""
     cdef Py_ssize_t row, at
@@ -290,15 +307,17 @@ cdef inline bint goes_left(const int64_t[::1] indptr, const int32_t[::1] indices
 
 
 def descend(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, int32_t n_features,
-            Row[::1] rows, int32_t[::1] position, int32_t[::1] work, const int32_t[::1] feature,
-            const float[::1] threshold, const uint8_t[::1] default_left, const int32_t[::1] child, int32_t first_id,
-            double[:, ::1] sums):
+            const float[:, ::1] columns, Row[::1] rows, int32_t[::1] position, int32_t[::1] work,
+            const int32_t[::1] feature, const float[::1] threshold, const uint8_t[::1] default_left,
+            const int32_t[::1] child, int32_t first_id, double[:, ::1] sums):
     """Send each row of a level to its child, and sum the children's gradients in the order of the rows.
 
     Parameters
     ----------
     indptr, indices, data
         The matrix, CSR; column numbers ascend in each row.
+    columns : ndarray, or None
+        The same as :func:`columns` makes it: a level touches few columns, but a part of every row.
     rows, position, work
         Of each row: what the board reads, its node in the tree, its node in the level (-1: it is in a leaf).
     feature, threshold, default_left
@@ -312,7 +331,8 @@ def descend(const int64_t[::1] indptr, const int32_t[::1] indices, const float[:
     """
     cdef Py_ssize_t row, n_nodes = feature.shape[0], at
     cdef int32_t node, to
-    cdef int64_t low
+    cdef bint dense = columns is not None, left
+    cdef float value
     cdef Split split
     cdef double *to_sum
     cdef Split *splits = <Split *>malloc(max(n_nodes, 1) * sizeof(Split))
@@ -328,12 +348,13 @@ def descend(const int64_t[::1] indptr, const int32_t[::1] indices, const float[:
             split = splits[node]
             to = split.child
             if to >= 0:
-                low = indptr[row]
-                if indptr[row + 1] - low == n_features:  # nothing is missing: no branch, half of them would be wrong
-                    to += not data[low + split.feature] < split.threshold
+                if dense:  # no branch on the value, half of them would be wrong
+                    value = columns[split.feature, row]
+                    left = (value < split.threshold) | (split.default_left & (value != value))
                 else:
-                    to += not goes_left(indptr, indices, data, row, split.feature, n_features, split.threshold,
-                                        split.default_left)
+                    left = goes_left(indptr, indices, data, row, split.feature, n_features, split.threshold,
+                                     split.default_left)
+                to += 1 - left
                 position[row] = first_id + to
                 to_sum = &sums[to, 0]
                 to_sum[0] += rows[row].g

@@ -162,6 +162,12 @@ class _Matrix:
         if self.label.size != self.n_rows:
             raise UnsupportedError(f"{what} has {self.label.size} labels for {self.n_rows} rows, expected one each.")
 
+    def columns(self) -> Floats | None:
+        """The values, column after column; None if that takes more memory than `indices` and `data` do."""
+        if self.n_rows * self.n_features > 2 * self.data.size:
+            return None
+        return _grow.columns(self.indptr, self.indices, self.data, self.n_features)
+
     def add(self, tree: Tree, margin: Floats, column: int) -> None:
         """Add a tree's leaves to the margins."""
         _grow.add_tree(
@@ -276,7 +282,7 @@ class _Training:
             boards = Boards(devices, image, entries, col_ptr, n, self._settings, float64=float64)
         del entries
         with boards:
-            yield Rows(m.indptr, m.indices, m.data, m.n_features, np.empty(n, np.int32), boards)
+            yield Rows(m.indptr, m.indices, m.data, m.n_features, m.columns(), np.empty(n, np.int32), boards)
 
     def round(self, rows: Rows) -> None:
         """Grow the trees of one round."""

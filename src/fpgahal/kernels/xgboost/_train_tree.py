@@ -40,6 +40,7 @@ class Rows:
     indices: Ints
     data: Floats
     n_features: int
+    columns: Floats | None  # the matrix again, (n_features, n_rows), NaN: missing; None if it is too sparse
     position: Ints  # node of the tree
     boards: Searching  # their memory may be freed when training is over: nobody else keeps their arrays
 
@@ -129,6 +130,7 @@ def grow(rows: Rows, gradients: Floats, settings: Settings, variant: int) -> Tre
             rows.indices,
             rows.data,
             rows.n_features,
+            rows.columns,
             boards.rows,
             rows.position,
             boards.work,
