@@ -22,11 +22,12 @@ from fpgahal import emu
 from fpgahal.kernels import xgboost as ours
 
 ROUNDS = 7  # of the three contenders, one after the other
-CASES = {
-    "flights, 65,000 x 15, depth 6": (lambda: flights(65_000), 20, 6),
-    "flights, 65,000 x 15, depth 10": (lambda: flights(65_000), 10, 10),
-    "flights, 269,420 x 15, depth 6": (lambda: flights(269_420), 20, 6),
-    "synthetic, 160,000 x 28, depth 6": (lambda: synth(160_000), 10, 6),
+CASES = {  # data, trees, depth, cores of the board
+    "flights, 65,000 x 15, depth 6": (lambda: flights(65_000), 20, 6, 1),
+    "flights, 65,000 x 15, depth 6, a board of two cores": (lambda: flights(65_000), 20, 6, 2),
+    "flights, 65,000 x 15, depth 10": (lambda: flights(65_000), 10, 10, 1),
+    "flights, 269,420 x 15, depth 6": (lambda: flights(269_420), 20, 6, 1),
+    "synthetic, 160,000 x 28, depth 6": (lambda: synth(160_000), 10, 6, 1),
 }
 
 
@@ -43,10 +44,10 @@ def interleave(contenders: dict[str, Callable[[], Any]]) -> dict[str, float]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_training(benchmark, book, case: str) -> None:
-    make, boosts, depth = CASES[case]
+    make, boosts, depth, cores = CASES[case]
     x, y = make()
     params = {"objective": "binary:logistic", "max_depth": depth}
-    with emu.rack("u250"), fpgahal.open() as dev:
+    with emu.rack("u250", cores=cores), fpgahal.open() as dev:
         last: list[Any] = []
 
         def board() -> None:
