@@ -18,11 +18,11 @@ from fpgahal._errors import (
     DeviceNotFoundError,
     UnsupportedError,
 )
+from fpgahal._info import DeviceInfo
 from fpgahal._scheme import scheme, split
 
 if TYPE_CHECKING:
     from fpgahal._device import Device
-from fpgahal._info import DeviceInfo
 
 #: Names the only devices that this process sees, by address, with commas between them.
 VISIBLE_DEVICES = "FPGAHAL_VISIBLE_DEVICES"

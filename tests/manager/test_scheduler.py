@@ -439,20 +439,24 @@ def test_what_came_together_counts_as_many_and_fails_one_by_one() -> None:
 
 def test_what_is_run_at_once_is_charged() -> None:
     scheduler = node(share=lambda user: Share(requests=2, rate=1.0 if user == "slow" else None))
+    for user in ("v", "slow"):
+        scheduler.submit(one := request("a", user), 0)
+        assert scheduler.cancel(one.id) is one
     scheduler.submit(request("a"), 0)
     (work,), _ = scheduler.assign(0)
-    assert scheduler.take("a", "u", 1, 0) is None  # it is busy
+    assert scheduler.take("a", "u", 1) is None  # it is busy
     scheduler.done(work, 0.1, 1, 1.0)
-    assert scheduler.take("b", "u", 1, 1) is None  # another image
-    assert scheduler.take("a", "u", 3, 1) is None  # more than this user may have
-    assert scheduler.take("a", "slow", 1, 1) is None  # who has a rate to keep to
-    board = scheduler.take("a", "v", 1, 1)
+    assert scheduler.take("b", "u", 1) is None  # another image
+    assert scheduler.take("a", "u", 3) is None  # more than this user may have
+    assert scheduler.take("a", "slow", 1) is None  # who has a rate to keep to
+    assert scheduler.take("a", "new", 1) is None  # whose first request has to enter them
+    board = scheduler.take("a", "v", 1)
     assert board is work.board
-    assert scheduler.take("a", "v", 1, 1) is None
+    assert scheduler.take("a", "v", 1) is None
     assert scheduler.assign(1) == ([], [])
     scheduler.give(board, "a", "v", 1, 0.5, 2)
     assert (scheduler.users["v"].used, board.busy_seconds, board.idle) == (0.5, pytest.approx(0.6), True)
-    board = scheduler.take("a", "v", 1, 3)
+    board = scheduler.take("a", "v", 1)
     assert board is not None
     adopted = scheduler.adopt(board, one := request("a", "v"), 3)
     assert scheduler.failed(adopted, Trouble.ERROR, 0.1, 4) == [(one, End.ERROR)]

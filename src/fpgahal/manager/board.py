@@ -217,7 +217,9 @@ class Worker:
             return None
         try:
             opened = self._opened.get(jobs[0].resident)
-            if opened is None or self._flights or self._dev is None or self._image != image:
+            if opened is None or self._flights or self._dev is None:
+                return None
+            if self._image is not image and self._image != image:
                 return None
             since = clock()
             steps, run = opened.run(jobs, user), None

@@ -202,17 +202,18 @@ class Connection:
         with self._lock:
             if self.closed:
                 return
-            while data and not self._unsent:
-                try:
-                    self.sock.send(data[0], wire.AT_ONCE)
-                except BlockingIOError:
-                    break
-                except OSError:
-                    return  # it is gone; the loop sees it, too
-                data.pop(0)
-            if not data:
+            sent = 0
+            try:
+                for packet in () if self._unsent else data:
+                    self.sock.send(packet, wire.AT_ONCE)
+                    sent += 1
+            except BlockingIOError:
+                pass
+            except OSError:
+                return  # it is gone; the loop sees it, too
+            if sent == len(data):
                 return
-            self._unsent.extend(data)
+            self._unsent.extend(data[sent:])
         self._on_unsent()
 
     def flush(self) -> bool:

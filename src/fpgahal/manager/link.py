@@ -393,7 +393,7 @@ class Link:
 
     def _reconnect(self) -> None:
         """Connect again, and send again what has no answer yet."""
-        self._sock.close()
+        self._hang_up()
         try:
             sock = self._connect(time.monotonic() + self._patience)
         except (FpgaError, OSError) as error:
@@ -440,9 +440,16 @@ class Link:
             return
         if not self.closed:
             self._fail(CancelledError("The connection to the manager was closed."))
-            with suppress(OSError):
-                self._sock.shutdown(socket.SHUT_RDWR)  # a thread that reads wakes up
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close the socket, when nobody looks at it any more: its number may be another file's a moment later."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # a thread that reads wakes up
+        alone = self._reader.acquire(timeout=1.0)
         self._sock.close()
+        if alone:
+            self._stop_reading()
 
 
 def _poll(sock: socket.socket) -> select.poll:

@@ -227,7 +227,7 @@ class Node:
         if asked.size * self._scheduler.cost(name) > _SHORT:
             return False
         with self._lock:
-            board = self._scheduler.take(name, user, len(asked.tags), clock())
+            board = self._scheduler.take(name, user, len(asked.tags))
         if board is None:
             return False
         worker = self._workers[board.name]

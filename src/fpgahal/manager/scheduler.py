@@ -121,15 +121,15 @@ class Scheduler:
             heapq.heappush(self._deadlines, (request.deadline, next(self._count), request))
         return None
 
-    def take(self, accelerator: str, user: Hashable, count: int, now: float) -> Board | None:
+    def take(self, accelerator: str, user: Hashable, count: int) -> Board | None:
         """Take a board for something short that need not wait for anybody; None: it has to be submitted.
 
-        It ends with :meth:`give`, or becomes a Work with :meth:`adopt`.
+        So has a user's first request.  It ends with :meth:`give`, or becomes a Work with :meth:`adopt`.
         """
-        if self._backlog.waiting:
+        one = self._backlog.users.get(user)
+        if self._backlog.waiting or one is None or one.share.rate is not None:
             return None
-        one = self._backlog.user(user, self._share(user), now)
-        if one.share.rate is not None or one.live + count > one.share.requests:
+        if one.live + count > one.share.requests:
             return None
         for board in self.boards.values():
             if board.idle and _has(board, accelerator):
@@ -468,9 +468,8 @@ def _key(found: tuple[Key, Request]) -> Key:
 
 
 def _has(board: Board, accelerator: str) -> bool:
-    return (
-        board.up and not board.cordoned and board.loaded is not None and board.loaded == board.images.get(accelerator)
-    )
+    loaded, image = board.loaded, board.images.get(accelerator)
+    return board.up and not board.cordoned and loaded is not None and (loaded is image or loaded == image)
 
 
 __all__ = [

@@ -283,8 +283,6 @@ class Server:
         self._held, self._reported = None, False
         end = clock() + _SLICE
         for _ in range(_FRAMES if busy else 1):
-            if connection.closed or connection.behind or self._reported:
-                break
             try:
                 data, fds, cut = soon.packet_and_files(connection.sock.fileno())
             except OSError:
@@ -302,7 +300,7 @@ class Server:
             finally:
                 for fd in fds:
                     os.close(fd)
-            if clock() > end:
+            if clock() > end or connection.closed or connection.behind or self._reported:
                 break
         if self._held is not None:
             self._submit(connection, self._held, now=self._alone)

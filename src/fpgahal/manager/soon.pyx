@@ -8,7 +8,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import os
 
-cdef double POLITE = 30e-6  # seconds, after which others have this processor whenever they want it
+cdef double POLITE = 30e-6  # seconds of looking, after which others have this processor whenever they want it
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
@@ -47,7 +47,20 @@ cdef extern from *:
                     memcpy(&files[(*count)++], (char *)c + at, sizeof(int));
         return size;
     }
+
+    /* Half a microsecond or less in which the other thread of this core, if it has two, is not held up. */
+    static void relax(void)
+    {
+        for (int i = 0; i < 16; i++) {
+    #if defined __x86_64__ || defined __i386__
+            __builtin_ia32_pause();
+    #elif defined __aarch64__
+            __asm__ volatile("isb");
+    #endif
+        }
+    }
     """
+    void relax() noexcept nogil
     const int PACKET, FILES, EVENTS, MSG_DONTWAIT
     ssize_t recv(int fd, char *into, size_t room, int flags) nogil
     ssize_t read_packet(int fd, char *into, int *files, int *count, int *cut) nogil
@@ -57,6 +70,17 @@ cdef double clock() noexcept nogil:
     cdef timespec t
     clock_gettime(CLOCK_MONOTONIC, &t)
     return t.tv_sec + t.tv_nsec * 1e-9
+
+
+cdef bint again(double began, double seconds) noexcept nogil:
+    """Whether to look again, after a moment."""
+    cdef double spent = clock() - began
+    if spent >= seconds:
+        return False
+    if spent > POLITE:
+        sched_yield()
+    relax()
+    return True
 
 
 cdef object taken(ssize_t size, const char *data, int why):
@@ -82,19 +106,13 @@ def packet(int fd, double seconds):
     cdef char data[PACKET]
     cdef ssize_t size
     cdef int why = 0
-    cdef double now = clock(), end = now + seconds, polite = now + POLITE
+    cdef double began = clock()
     with nogil:
         while True:
             size = recv(fd, data, PACKET, MSG_DONTWAIT)
-            if size < 0:
-                why = errno
-            if size >= 0 or (why != EAGAIN and why != EINTR):
+            why = errno if size < 0 else 0
+            if size >= 0 or (why != EAGAIN and why != EINTR) or not again(began, seconds):
                 break
-            now = clock()
-            if now >= end:
-                break
-            if now > polite:
-                sched_yield()
     return taken(size, data, why)
 
 
@@ -133,15 +151,12 @@ def events(int epoll, double seconds):
     """
     cdef epoll_event found[EVENTS]
     cdef int count, why
-    cdef double now = clock(), end = now + seconds, polite = now + POLITE
+    cdef double began = clock()
     with nogil:
         while True:
             count = epoll_wait(epoll, found, EVENTS, 0)
-            now = clock()
-            if count or now >= end:
+            if count or not again(began, seconds):
                 break
-            if now > polite:
-                sched_yield()
         why = errno
     if count < 0:
         raise OSError(why, os.strerror(why))

@@ -2,7 +2,8 @@
 """Spin: look again and again for some microseconds before going to sleep, as long as that pays.
 
 To be woken up takes a process longer than a small request does.  Where what is awaited does not come in time (the other
-side computes for longer, or has no processor of its own), looking is given up, and tried again ever less often.
+side computes for longer, or has no processor of its own), looking is given up, and tried again ever less often.  Not at
+once: if both sides go to sleep for one late answer, each wakes up too late for the other, again and again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-_MOST = 63  # times that it is not tried, after it has not paid
+_FREE, _MOST = 4, 10  # times in a row that it may be in vain; after more, it is left out 1, 3, 7, ... 63 times
 
 Found = TypeVar("Found")
 
@@ -41,7 +42,8 @@ class Spin:
         if found:
             self._misses = 0
         else:
-            self._skip = self._misses = min(2 * self._misses + 1, _MOST)
+            self._misses = min(self._misses + 1, _MOST)
+            self._skip = (1 << max(0, self._misses - _FREE)) - 1
         return found
 
 
