@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import resource
 import signal
@@ -115,6 +116,7 @@ def serve(args: argparse.Namespace, out: Output) -> int:
             lambda: out.line(" ".join([f"fpgahal-manager: {', '.join(addresses)} at {path}", *metrics.values()])),
         )
         out.stream.flush()
+        gc.freeze()  # what is there now stays: no request need wait until all of it was looked through
         notify("READY=1", f"STATUS=boards: {', '.join(addresses)}")
 
     for number in (signal.SIGTERM, signal.SIGINT):
