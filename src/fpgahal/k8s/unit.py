@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from fpgahal import DeviceInfo
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceNode:
+class DeviceNode(NamedTuple):
     """A device file that a container gets.
 
     Attributes
@@ -28,8 +29,7 @@ class DeviceNode:
     permissions: str = "rw"
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """A folder or file that a container gets; emulated boards live in one."""
 
     path: str
@@ -80,17 +80,15 @@ class Unit:
         return not self.reason
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
+class Skipped(NamedTuple):
     """A board that is not offered, and why."""
 
     address: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Inventory:
+class Inventory(NamedTuple):
     """All that a node offers: resource name -> device id -> unit."""
 
-    resources: Mapping[str, Mapping[str, Unit]] = field(default_factory=dict)
+    resources: Mapping[str, Mapping[str, Unit]] = MappingProxyType({})
     skipped: tuple[Skipped, ...] = ()

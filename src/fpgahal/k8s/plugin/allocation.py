@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from fpgahal import DeviceStateError
 from fpgahal.k8s.plugin.cdi import needs_cdi, qualified_name, variable
@@ -12,8 +13,7 @@ from fpgahal.k8s.schemes.settings import Settings
 from fpgahal.k8s.unit import DeviceNode, Mount, Unit
 
 
-@dataclass(frozen=True, slots=True)
-class Allocation:
+class Allocation(NamedTuple):
     """One container's share.
 
     Attributes
@@ -24,8 +24,8 @@ class Allocation:
         Qualified names of CDI devices, whose files must be there before the container is made.
     """
 
-    env: Mapping[str, str] = field(default_factory=dict)
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = MappingProxyType({})
+    annotations: Mapping[str, str] = MappingProxyType({})
     mounts: tuple[Mount, ...] = ()
     nodes: tuple[DeviceNode, ...] = ()
     cdi: tuple[str, ...] = ()

@@ -9,8 +9,9 @@ and it would give the board to a second pod.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from posixpath import basename
+from typing import NamedTuple
 
 from fpgahal import DeviceInfo
 from fpgahal.k8s import rpc
@@ -22,8 +23,7 @@ TIMEOUT = 2.0  # seconds for kubelet's answer
 _LIST = pb.DESCRIPTOR.services_by_name["PodResourcesLister"].methods_by_name["List"]
 
 
-@dataclass(frozen=True, slots=True)
-class Holding:
+class Holding(NamedTuple):
     """A device that a pod has."""
 
     resource: str
@@ -68,7 +68,7 @@ def withheld(inventory: Inventory, held: Iterable[Holding]) -> Inventory:
     resources = {
         resource: {id: judged(unit) for id, unit in units.items()} for resource, units in inventory.resources.items()
     }
-    return replace(inventory, resources=resources) if resources != inventory.resources else inventory
+    return inventory._replace(resources=resources) if resources != inventory.resources else inventory
 
 
 def names(info: DeviceInfo) -> set[str]:

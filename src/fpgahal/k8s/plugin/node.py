@@ -7,7 +7,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import grpc
 
@@ -27,8 +28,7 @@ LOCK_SECONDS = 0.2  # between attempts to take the lock
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Offered:
+class Offered(NamedTuple):
     """One resource's server, and the task that keeps it registered."""
 
     server: ResourceServer
@@ -202,8 +202,7 @@ class Node:
                 log.warning("%s", error)
             self._published = wanted
         failed = self._unpublished
-        return replace(
-            wanted,
+        return wanted._replace(
             resources={
                 resource: {
                     id: replace(unit, reason=unit.reason or failed[id]) if id in failed else unit

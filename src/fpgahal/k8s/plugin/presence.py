@@ -8,16 +8,16 @@ them as gone; and a resource whose last unit goes loses its server.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from dataclasses import replace
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
 
 from fpgahal.k8s.unit import Inventory, Unit
 
 Key: TypeAlias = tuple[str, str]  # resource, id
 
 
-@dataclass(frozen=True, slots=True)
-class Presence:
+class Presence(NamedTuple):
     """What was offered last, and since when units are missing.
 
     Attributes
@@ -28,8 +28,8 @@ class Presence:
         (resource, id) -> when the unit was first not seen, seconds on the caller's clock.
     """
 
-    inventory: Inventory = field(default_factory=Inventory)
-    missing: Mapping[Key, float] = field(default_factory=dict)
+    inventory: Inventory = Inventory()
+    missing: Mapping[Key, float] = MappingProxyType({})
 
 
 def after(before: Presence, seen: Inventory, now: float, grace: float) -> Presence:
@@ -62,7 +62,7 @@ def unseen(before: Presence, why: str) -> Presence:
         resource: {id: replace(unit, reason=why) for id, unit in units.items()}
         for resource, units in before.inventory.resources.items()
     }
-    return replace(before, inventory=replace(before.inventory, resources=resources))
+    return before._replace(inventory=before.inventory._replace(resources=resources))
 
 
 def _in_order(resources: Mapping[str, Mapping[str, Unit]], before: Inventory) -> dict[str, dict[str, Unit]]:
@@ -73,8 +73,7 @@ def _in_order(resources: Mapping[str, Mapping[str, Unit]], before: Inventory) ->
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """Which resources differ between two inventories."""
 
     added: tuple[str, ...] = ()

@@ -36,6 +36,7 @@ ROW = np.dtype([("g", "<f4"), ("h", "<f4"), ("node", "<i4"), ("reserved", "<u4")
 # in that order: median of three, unguarded partition, heap sort when that goes too deep, insertion at the end.
 cdef enum:
     SHORT = 16
+    BLOCK = 64
 
 cdef inline void swap(Entry *a, Entry *b) noexcept nogil:
     cdef Entry t = a[0]
@@ -71,6 +72,37 @@ cdef void heap_sort(Entry *base, Py_ssize_t count) noexcept nogil:
         base[at] = base[0]
         sift(base, 0, at, value)
 
+cdef void swap_blocks(Entry **begin, Entry **end, float pivot) noexcept nogil:
+    """Swap the same pairs as the loop of `partition` does from here on, while there are whole blocks on both sides: who
+    has to move is found without branches, half of which the processor would guess wrong."""
+    cdef Entry *a = begin[0]
+    cdef Entry *b = end[0]
+    cdef uint8_t left[BLOCK]  # places of those that are not smaller, from `a` on, of which `done` have moved
+    cdef uint8_t right[BLOCK]  # and of those that are not larger, from `b` backwards
+    cdef int n_left = 0, n_right = 0, left_done = 0, right_done = 0, at, pairs
+    while b - a >= 2 * BLOCK:
+        if left_done == n_left:
+            n_left = left_done = 0
+            for at in range(BLOCK):
+                left[n_left] = <uint8_t>at
+                n_left += not a[at].value < pivot
+        if right_done == n_right:
+            n_right = right_done = 0
+            for at in range(BLOCK):
+                right[n_right] = <uint8_t>at
+                n_right += not pivot < b[-1 - at].value
+        pairs = min(n_left - left_done, n_right - right_done)
+        for at in range(pairs):
+            swap(a + left[left_done + at], b - 1 - right[right_done + at])
+        left_done += pairs
+        right_done += pairs
+        if left_done == n_left:
+            a += BLOCK
+        if right_done == n_right:
+            b -= BLOCK
+    begin[0] = a + left[left_done] if left_done < n_left else a
+    end[0] = b - right[right_done] if right_done < n_right else b
+
 cdef Entry *partition(Entry *first, Entry *last) noexcept nogil:
     cdef Entry *a = first + 1
     cdef Entry *b = first + (last - first) // 2
@@ -82,6 +114,7 @@ cdef Entry *partition(Entry *first, Entry *last) noexcept nogil:
         median = a if a.value < c.value else (c if b.value < c.value else b)
     swap(first, median)
     cdef float pivot = first.value
+    swap_blocks(&a, &last, pivot)
     while True:
         while a.value < pivot:
             a += 1
@@ -273,15 +306,13 @@ def node_values(const double[:, ::1] sums, int variant, float min_child_weight, 
 
 
 # --- rows on their way down -----------------------------------------------------------------------------------------
-def begin_tree(const float[:, ::1] gradients, Row[::1] rows, int32_t[::1] position, int32_t[::1] work,
-               double[:, ::1] sums):
+def begin_tree(const float[:, ::1] gradients, Row[::1] rows, int32_t[::1] work, double[:, ::1] sums):
     """Put all rows into the root: its gradients (n, 2) to `rows`; `sums` (1, 2) are the root's."""
     cdef Py_ssize_t row
     cdef double g = 0, h = 0
     with nogil:
         for row in range(rows.shape[0]):
             rows[row] = Row(gradients[row, 0], gradients[row, 1], 0, 0)
-            position[row] = 0
             work[row] = 0
             g += gradients[row, 0]
             h += gradients[row, 1]
@@ -309,7 +340,7 @@ cdef inline bint goes_left(const int64_t[::1] indptr, const int32_t[::1] indices
 def descend(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, int32_t n_features,
             const float[:, ::1] columns, Row[::1] rows, int32_t[::1] position, int32_t[::1] work,
             const int32_t[::1] feature, const float[::1] threshold, const uint8_t[::1] default_left,
-            const int32_t[::1] child, int32_t first_id, double[:, ::1] sums):
+            const int32_t[::1] child, int32_t first, double[:, ::1] sums):
     """Send each row of a level to its child, and sum the children's gradients in the order of the rows.
 
     Parameters
@@ -319,13 +350,14 @@ def descend(const int64_t[::1] indptr, const int32_t[::1] indices, const float[:
     columns : ndarray, or None
         The same as :func:`columns` makes it: a level touches few columns, but a part of every row.
     rows, position, work
-        Of each row: what the board reads, its node in the tree, its node in the level (-1: it is in a leaf).
+        Of each row: what the board reads, the leaf that it is in (a node of the tree), its node in the level (-1: it is
+        in a leaf).
     feature, threshold, default_left
         Of each node of the level.
     child : ndarray
         Place of each node's left child in the next level, the right one follows; -1: the node became a leaf.
-    first_id : int
-        Number of the next level's first node in the tree.
+    first : int
+        Number of the level's first node in the tree.
     sums : ndarray, shape (next level, 2)
         Zero; becomes the children's gradient and hessian.
     """
@@ -355,13 +387,23 @@ def descend(const int64_t[::1] indptr, const int32_t[::1] indices, const float[:
                     left = goes_left(indptr, indices, data, row, split.feature, n_features, split.threshold,
                                      split.default_left)
                 to += 1 - left
-                position[row] = first_id + to
                 to_sum = &sums[to, 0]
                 to_sum[0] += rows[row].g
                 to_sum[1] += rows[row].h
+            else:
+                position[row] = first + node
             work[row] = to
             rows[row].node = to
     free(splits)
+
+
+def end_tree(const int32_t[::1] work, int32_t first, int32_t[::1] position):
+    """Give all rows that are in the last level, whose first node is `first`, their leaf."""
+    cdef Py_ssize_t row
+    with nogil:
+        for row in range(work.shape[0]):
+            if work[row] >= 0:
+                position[row] = first + work[row]
 
 
 def show_page(const int32_t[::1] work, Row[::1] rows, int32_t first, int32_t count):

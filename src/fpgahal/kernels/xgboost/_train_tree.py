@@ -100,7 +100,7 @@ def grow(rows: Rows, gradients: Floats, settings: Settings, variant: int) -> Tre
     levels: list[dict[str, Any]] = []
     parents = [np.array([NO_PARENT], np.int32)]
     sums = np.empty((1, 2))
-    _grow.begin_tree(gradients, boards.rows, rows.position, boards.work, sums)
+    _grow.begin_tree(gradients, boards.rows, boards.work, sums)
     first = 0
     for depth in range(settings.max_depth + 1):
         if variant == _grow.GAIN_OLD:
@@ -138,10 +138,11 @@ def grow(rows: Rows, gradients: Floats, settings: Settings, variant: int) -> Tre
             level["value"],
             level["default_left"],
             child,
-            below,
+            first,
             sums,
         )
         first = below
+    _grow.end_tree(boards.work, first, rows.position)
     columns: dict[str, Any] = {name: np.concatenate([level[name] for level in levels]) for name in levels[0]}
     tree = Tree(parent=np.concatenate(parents), **columns)
     if settings.gamma > 0:
