@@ -21,7 +21,7 @@ import fpgahal
 from fpgahal import emu
 from fpgahal.kernels import xgboost as ours
 
-ROUNDS = 7  # of the three contenders, one after the other
+ROUNDS = 11  # of the three contenders, one after the other
 CASES = {  # data, trees, depth, cores of the board
     "flights, 65,000 x 15, depth 6": (lambda: flights(65_000), 20, 6, 1),
     "flights, 65,000 x 15, depth 6, a board of two cores": (lambda: flights(65_000), 20, 6, 2),
