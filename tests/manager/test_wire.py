@@ -231,24 +231,39 @@ def test_packets_and_events_that_come_soon() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, select.epoll() as epoll:
         epoll.register(ours, select.EPOLLIN)
-        assert soon.packet(ours.fileno(), 0.0) is None
-        assert soon.packet_and_files(ours.fileno()) == (None, [], False)
+        assert soon.Room().packet(ours.fileno(), 0.0) is None
+        assert soon.Room().packet_and_files(ours.fileno()) == (None, [], False)
         assert soon.events(epoll.fileno(), 0.001) == []
         sender = threading.Timer(0.02, theirs.send, (b"hello",))
         sender.start()
-        assert soon.packet(ours.fileno(), 20.0) == b"hello"
+        assert soon.Room().packet(ours.fileno(), 20.0) == b"hello"
         theirs.send(b"again")
         assert soon.events(epoll.fileno(), 0.0) == [(ours.fileno(), select.EPOLLIN)]
-        assert soon.packet_and_files(ours.fileno()) == (b"again", [], False)
+        assert soon.Room().packet_and_files(ours.fileno()) == (b"again", [], False)
         theirs.close()
-        assert soon.packet(ours.fileno(), 0.0) == b""
-        assert soon.packet_and_files(ours.fileno()) == (b"", [], False)
+        assert soon.Room().packet(ours.fileno(), 0.0) == b""
+        assert soon.Room().packet_and_files(ours.fileno()) == (b"", [], False)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        soon.packet(-1, 0.0)
+        soon.Room().packet(-1, 0.0)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        soon.packet_and_files(-1)
+        soon.Room().packet_and_files(-1)
     with pytest.raises(OSError, match="Bad file descriptor"):
         soon.events(-1, 1.0)
+
+
+def test_threads_with_a_small_stack_take_packets() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    before = threading.stack_size(64 << 10)
+    found = []
+    try:
+        with ours, theirs:
+            theirs.send(b"x" * wire.MAX_FRAME)
+            reader = threading.Thread(target=lambda: found.append(soon.Room().packet(ours.fileno(), 1.0)))
+            reader.start()
+            reader.join(20)
+    finally:
+        threading.stack_size(before)
+    assert found == [b"x" * wire.MAX_FRAME]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -257,7 +272,7 @@ def test_files_that_come_with_a_packet(count: int) -> None:
     before = set(os.listdir("/proc/self/fd"))
     with ours, theirs:
         socket.send_fds(theirs, [b"x"], [0] * count)
-        data, files, cut = soon.packet_and_files(ours.fileno())
+        data, files, cut = soon.Room().packet_and_files(ours.fileno())
         assert (data, len(files), cut) == (b"x", min(count, 2), count > 2)
         for fd in files:
             assert os.fstat(fd).st_ino == os.fstat(0).st_ino
@@ -265,6 +280,6 @@ def test_files_that_come_with_a_packet(count: int) -> None:
             os.close(fd)
         assert set(os.listdir("/proc/self/fd")) == before  # nobody has the others
         theirs.send(b"y" * wire.MAX_FRAME)
-        assert soon.packet_and_files(ours.fileno()) == (b"y" * wire.MAX_FRAME, [], False)
+        assert soon.Room().packet_and_files(ours.fileno()) == (b"y" * wire.MAX_FRAME, [], False)
         theirs.send(b"z" * (wire.MAX_FRAME + 1))
-        assert soon.packet_and_files(ours.fileno()) == (b"z" * wire.MAX_FRAME, [], True)
+        assert soon.Room().packet_and_files(ours.fileno()) == (b"z" * wire.MAX_FRAME, [], True)

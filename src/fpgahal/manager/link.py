@@ -106,6 +106,7 @@ class Link:
         self._generation = 0  # of the socket
         self._present = threading.Event()  # not away
         self._reader = threading.Lock()  # who has it reads the socket
+        self._room = soon.Room()
         self._changed = threading.Condition()  # guards what follows
         self._others = 0  # threads that wait while another one reads
         self._spin = Spin(_SPIN)
@@ -253,13 +254,13 @@ class Link:
         try:
             packet = None
             if timeout == 0.0:
-                packet = soon.packet(sock.fileno(), 0.0)
+                packet = self._room.packet(sock.fileno(), 0.0)
             elif len(self._calls) == 1:
-                packet = self._spin.look(soon.packet, sock.fileno())
+                packet = self._spin.look(self._room.packet, sock.fileno())
             if packet is None and timeout is None:
                 packet = sock.recv(wire.MAX_FRAME)
             elif packet is None and timeout and self._ready.poll(math.ceil(timeout * 1000)):
-                packet = soon.packet(sock.fileno(), 0.0)
+                packet = self._room.packet(sock.fileno(), 0.0)
         except (OSError, ValueError):
             packet = b""
         if packet is None:

@@ -91,6 +91,7 @@ class Server:
         self._mail: deque[Callable[[], None]] = deque()  # what other threads want done here
         self._slow: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._stopping = False
+        self._room = soon.Room()
         self._spin = Spin(_SPIN)
         self._held: Asked | None = None  # until it is known whether more has come
         self._alone = False  # nothing else has
@@ -284,7 +285,7 @@ class Server:
         end = clock() + _SLICE
         for _ in range(_FRAMES if busy else 1):
             try:
-                data, fds, cut = soon.packet_and_files(connection.sock.fileno())
+                data, fds, cut = self._room.packet_and_files(connection.sock.fileno())
             except OSError:
                 self._drop(connection, "reading failed")
                 return

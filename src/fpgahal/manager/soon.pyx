@@ -83,63 +83,63 @@ cdef bint again(double began, double seconds) noexcept nogil:
     return True
 
 
-cdef object taken(ssize_t size, const char *data, int why):
-    if size >= 0:
-        return data[:size]
-    if why != EAGAIN and why != EINTR:
-        raise OSError(why, os.strerror(why))
-    return None
-
-
-def packet(int fd, double seconds):
-    """Take the next packet of a socket, if it comes within so many seconds.
-
-    Returns
-    -------
-    bytes or None
-        Empty: the other side has hung up; None: nothing has come.
-
-    Raises
-    ------
-    OSError
-    """
+cdef class Room:
+    """Room for a packet, for one thread at a time.  (Not on its stack: a program may give its threads small ones.)"""
     cdef char data[PACKET]
-    cdef ssize_t size
-    cdef int why = 0
-    cdef double began = clock()
-    with nogil:
-        while True:
-            size = recv(fd, data, PACKET, MSG_DONTWAIT)
-            why = errno if size < 0 else 0
-            if size >= 0 or (why != EAGAIN and why != EINTR) or not again(began, seconds):
-                break
-    return taken(size, data, why)
 
+    def packet(self, int fd, double seconds):
+        """Take the next packet of a socket, if it comes within so many seconds.
 
-def packet_and_files(int fd):
-    """Take the next packet of a socket, if there is one, and the files that came with it: they are the caller's.
+        Returns
+        -------
+        bytes or None
+            Empty: the other side has hung up; None: nothing has come.
 
-    Returns
-    -------
-    data : bytes or None
-        As :func:`packet` gives.
-    files : list of int
-        File descriptors; two at most.
-    cut : bool
-        The packet was longer, or brought more files.
+        Raises
+        ------
+        OSError
+        """
+        cdef ssize_t size
+        cdef int why = 0
+        cdef double began = clock()
+        with nogil:
+            while True:
+                size = recv(fd, self.data, PACKET, MSG_DONTWAIT)
+                why = errno if size < 0 else 0
+                if size >= 0 or (why != EAGAIN and why != EINTR) or not again(began, seconds):
+                    break
+        return self.taken(size, why)
 
-    Raises
-    ------
-    OSError
-    """
-    cdef char data[PACKET]
-    cdef int files[FILES]
-    cdef int count = 0, cut = 0, why
-    cdef ssize_t size
-    with nogil:
-        size = read_packet(fd, data, files, &count, &cut)
-        why = errno
-    return taken(size, data, why), [files[at] for at in range(count)], cut != 0
+    def packet_and_files(self, int fd):
+        """Take the next packet of a socket, if there is one, and the files that came with it: they are the caller's.
+
+        Returns
+        -------
+        data : bytes or None
+            As :meth:`packet` gives.
+        files : list of int
+            File descriptors; two at most.
+        cut : bool
+            The packet was longer, or brought more files.
+
+        Raises
+        ------
+        OSError
+        """
+        cdef int files[FILES]
+        cdef int count = 0, cut = 0, why
+        cdef ssize_t size
+        with nogil:
+            size = read_packet(fd, self.data, files, &count, &cut)
+            why = errno
+        return self.taken(size, why), [files[at] for at in range(count)], cut != 0
+
+    cdef object taken(self, ssize_t size, int why):
+        if size >= 0:
+            return self.data[:size]
+        if why != EAGAIN and why != EINTR:
+            raise OSError(why, os.strerror(why))
+        return None
 
 
 def events(int epoll, double seconds):
