@@ -341,11 +341,14 @@ def test_a_forked_child_opens_for_itself(target: Target) -> None:
 def test_a_child_that_outlives_its_parent_does_not_hold_the_board(target: Target) -> None:
     with Script("""
         dev, parent = loaded(), os.getpid()
+        (begun, begins) = os.pipe()
         if os.fork() == 0:
+            os.write(begins, b"!")
             while os.getppid() == parent:
                 time.sleep(0.01)
             time.sleep(3)
             os._exit(0)
+        os.read(begun, 1)  # before, it has had no time to let go
         say("ready")
         input()
         os.kill(os.getpid(), signal.SIGKILL)
