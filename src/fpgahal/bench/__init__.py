@@ -17,7 +17,7 @@ from fpgahal import Device
 from fpgahal.bench import calls, dma, image, nlb, plot, table, xgboost
 from fpgahal.bench.boards import load
 from fpgahal.bench.report import Report, duration
-from fpgahal.cli.app import OK, Parser, common_options, run
+from fpgahal.cli.app import OK, Help, Parser, common_options, run
 from fpgahal.cli.output import Output
 from fpgahal.kernels import NLB0, NLB3
 from fpgahal.kernels.nlb import MODES
@@ -43,7 +43,7 @@ def build_parser() -> Parser:
         parents=[common_options()],
         epilog=EPILOG,
         description="Measure an FPGA board, real or emulated.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("--version", action="version", version=f"fpgahal {fpgahal.__version__}")
     parser.add_argument(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import fpgahal
-from fpgahal.cli.app import Parser, UsageError, common_options, run
+from fpgahal.cli.app import Help, Parser, UsageError, common_options, run
 
 EPILOG = """\
 exit codes: 0 done; 1 what was asked is not so (verify, doctor); 2 wrong usage; 3 fpgahal could not do it;
@@ -32,7 +32,7 @@ def build_parser() -> Parser:
         parents=[common],
         epilog=EPILOG,
         description="Find, program and check FPGA boards, real or emulated.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("--version", action="version", version=f"fpgahal {fpgahal.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import fpgahal
 from fpgahal import DeviceInfo, DeviceNotFoundError, FpgaError
-from fpgahal.cli.app import OK, Parser, common_options, run, seconds
+from fpgahal.cli.app import OK, Help, Parser, common_options, run, seconds
 from fpgahal.cli.output import Output
 from fpgahal.k8s.logs import log_json
 from fpgahal.manager.accelerators import catalogue
@@ -47,7 +47,7 @@ def build_parser() -> Parser:
         parents=[common_options()],
         description="Run the requests of many programs on the boards of this node.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("--version", action="version", version=f"fpgahal {fpgahal.__version__}")
     parser.add_argument("boards", nargs="*", metavar="BOARD", help="addresses of the boards to own (default: all)")

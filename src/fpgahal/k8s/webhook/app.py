@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fpgahal
 from fpgahal import LibraryNotFoundError
-from fpgahal.cli.app import OK, Parser, UsageError, run
+from fpgahal.cli.app import OK, Help, Parser, UsageError, run
 from fpgahal.cli.output import Output
 from fpgahal.k8s.webhook import crds
 
@@ -28,7 +28,7 @@ def build_parser() -> Parser:
         parents=[common],
         epilog=EPILOG,
         description="Admission webhook for pods that ask for FPGA functions by name.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("--version", action="version", version=f"fpgahal {fpgahal.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
